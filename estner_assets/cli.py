@@ -1,0 +1,193 @@
+"""The command line: check, plan, build, look."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from estner_assets.declarations import DeclarationError
+from estner_assets.project import Project
+
+app = typer.Typer(
+    help="NER models for clinical notes, from synthetic notes that LLMs annotate.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+ProjectOption = Annotated[
+    Path | None, typer.Option("--project", help="The project's folder; ESTNER_PROJECT or this package's otherwise.")
+]
+ProfileOption = Annotated[str | None, typer.Option("--profile", help="Which profile of declarations/profiles.")]
+
+
+def main() -> None:
+    """Run the command line; a wrong declaration or a busy warehouse ends it with one clear message."""
+    app()
+
+
+@contextmanager
+def _opened(root: Path | None, profile: str | None) -> Iterator[Project]:
+    from estner_assets.resources.locks import LockTimeoutError
+    from estner_assets.resources.warehouse import WarehouseBusyError
+
+    try:
+        yield Project.open(root, profile)
+    except DeclarationError as error:
+        for problem in error.problems:
+            err.print(f"[red]✗[/red] {problem}", highlight=False, soft_wrap=True)
+        err.print(f"{len(error.problems)} mistake(s) in the declarations; nothing was run.")
+        raise typer.Exit(2) from None
+    except (LockTimeoutError, WarehouseBusyError) as error:
+        err.print(f"[red]✗[/red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(3) from None
+
+
+@app.command()
+def check(project: ProjectOption = None, profile: ProfileOption = None) -> None:
+    """Check all declarations and say every mistake at once; nothing is run."""
+    with _opened(project, profile) as opened:
+        declared = opened.declarations
+        out.print(
+            f"[green]✓[/green] profile {declared.profile.key}: {len(declared.labels)} entities, "
+            f"{len(declared.annotators)} annotators, {len(declared.prompts)} prompts, {len(declared.cells)} cells"
+        )
+
+
+@app.command()
+def plan(
+    project: ProjectOption = None,
+    profile: ProfileOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what is missing or stale, and why; nothing is changed."""
+    from estner_assets.planner import Planner
+
+    with _opened(project, profile) as opened:
+        planned = Planner(opened.declarations).plan(opened.warehouse)
+    if as_json:
+        steps = [
+            {
+                "asset": step.partition.asset,
+                "annotator": step.partition.annotator or None,
+                "prompt": step.partition.prompt or None,
+                "state": step.state,
+                "reasons": step.reasons,
+                "waits_for": [str(one) for one in step.waits_for],
+            }
+            for step in planned.steps
+        ]
+        missing = {str(cell): text for cell, text in planned.not_configured.items()}
+        print(json.dumps({"steps": steps, "not_configured": missing}, ensure_ascii=False, indent=1))
+        return
+    for step in planned.steps:
+        out.print(f"{step.state:8}{step.partition}  [dim]{step.explanation}[/dim]", highlight=False)
+    _print_not_configured({str(cell): text for cell, text in planned.not_configured.items()})
+    out.print(f"{len(planned.steps)} to make" if planned.steps else "everything is up to date")
+
+
+@app.command()
+def build(project: ProjectOption = None, profile: ProfileOption = None) -> None:
+    """Make everything that is missing or stale, in order."""
+    with _opened(project, profile) as opened:
+        outcome = _build(opened)
+    for partition, text in outcome.failed.items():
+        err.print(f"[red]✗[/red] {partition}: {text}", highlight=False, soft_wrap=True)
+    out.print(
+        f"{len(outcome.built)} built, {len(outcome.failed)} failed, {len(outcome.blocked)} held back", highlight=False
+    )
+    _print_not_configured(outcome.not_configured)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+def _build(project: Project) -> Any:
+    import dagster as dg
+
+    from estner_assets.builder import Event, build
+
+    def report(event: Event) -> None:
+        marks = {"start": "▸", "progress": " ", "done": "[green]✓[/green]", "failed": "[red]✗[/red]"}
+        out.print(f"{marks[event.kind]} {event.partition}: {event.text}", highlight=False, soft_wrap=True)
+
+    _set_dagster_home(project)
+    with dg.DagsterInstance.get() as instance:
+        return build(project, instance, report)
+
+
+@app.command()
+def leaderboard(project: ProjectOption = None, profile: ProfileOption = None) -> None:
+    """Print the leaderboard, and where the database and the report lie."""
+    with _opened(project, profile) as opened:
+        rows = opened.warehouse.query(
+            "select * exclude (run_id, data_version) from leaderboard "
+            "order by entity = 'ALL' desc, entity, rank nulls last, annotator, prompt"
+        )
+        _print_leaderboard(rows)
+        reports = opened.warehouse.query("select path from report where format = 'html'")
+        out.print(f"database: {opened.shown(opened.warehouse.path)}", highlight=False)
+        for row in reports:
+            out.print(f"report:   {row['path']}", highlight=False)
+
+
+def _print_leaderboard(rows: list[dict[str, Any]]) -> None:
+    table = RichTable(title="Strict span F1 on the gold notes")
+    for name in ("entity", "rank", "annotator", "prompt", "system", "notes", "P", "R", "F1", "95 % interval", "partial"):
+        table.add_column(name, justify="right" if name in ("rank", "notes", "P", "R", "F1", "partial") else "left")
+    for row in rows:
+        if row["f1"] is None:
+            continue
+        figures = [f"{row[name]:.3f}" for name in ("precision", "recall", "f1")]
+        interval = f"{row['f1_low']:.3f}–{row['f1_high']:.3f}"
+        notes = "" if row["notes"] is None else str(row["notes"])
+        table.add_row(
+            row["entity"],
+            str(row["rank"]),
+            row["annotator"],
+            row["prompt"],
+            row["system"],
+            notes,
+            *figures,
+            interval,
+            f"{row['partial_f1']:.3f}",
+        )
+    out.print(table)
+    remarks = {f"{row['annotator']}/{row['prompt']}": f"{row['status']}: {row['remark']}" for row in rows if row["remark"]}
+    for cell, remark in remarks.items():
+        out.print(f"[dim]{cell}: {remark}[/dim]", highlight=False)
+
+
+@app.command()
+def ui(
+    project: ProjectOption = None,
+    profile: ProfileOption = None,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
+) -> None:
+    """Open the Dagster UI over the project's instance."""
+    with _opened(project, profile) as opened:
+        _set_dagster_home(opened)
+        command = ["dagster", "dev", "-m", "estner_assets.definitions", "-h", "127.0.0.1", "-p", str(port)]
+        os.execv(str(Path(sys.executable).with_name("dagster")), command)
+
+
+def _set_dagster_home(project: Project) -> None:
+    """Point Dagster at the project's instance; its path must be absolute."""
+    project.dagster_home.mkdir(parents=True, exist_ok=True)
+    os.environ["DAGSTER_HOME"] = str(project.dagster_home.resolve())
+    os.environ["ESTNER_PROJECT"] = str(project.root)
+    os.environ["ESTNER_PROFILE"] = project.declarations.profile.key
+
+
+def _print_not_configured(cells: dict[str, str]) -> None:
+    for cell, text in cells.items():
+        out.print(f"[yellow]not configured[/yellow] {cell}: {text}", highlight=False)
+
+

@@ -1,0 +1,192 @@
+"""Runs an annotator of any kind over notes, and turns what it says into rows with grounded mentions."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+
+import dagster as dg
+
+from estner_assets.defs.step import Step
+from estner_assets.ner.grounding import Answered, Grounding, ground, spans_of
+from estner_assets.ner.languages import language
+from estner_assets.ner.parsing import AnswerStatus
+from estner_assets.ner.spans import Span
+from estner_assets.resources.gold import read_doccano
+from estner_assets.resources.records import SourceError
+from estner_assets.settings import LexiconAnnotator, LlmAnnotator, ReferenceAnnotator
+from estner_assets.tables import Row
+from estner_assets.versions import notes_of
+
+OVERLAPPING = "overlapping"
+"""Grounding of a mention that stands inside a longer one, which is kept instead."""
+
+
+def annotate(step: Step) -> list[Row]:
+    """Return one row per note of the cell."""
+    annotator = step.declarations.annotators[step.cell.annotator]
+    if isinstance(annotator, ReferenceAnnotator):
+        notes = _chosen(step, step.rows("records"), "record_id")
+        return _reference_rows(step, annotator, notes)
+    notes = _chosen(step, step.rows("vetted_notes"), "note_id")
+    if isinstance(annotator, LexiconAnnotator):
+        spans = _lexicon_spans(step, annotator, [note["text"] for note in notes])
+        return [_ruled_row(note, "vetted_notes", found) for note, found in zip(notes, spans, strict=True)]
+    return _llm_rows(step, annotator, notes)
+
+
+def annotate_gold(step: Step, notes: Sequence[Row]) -> list[tuple[Span, ...]]:
+    """Return the annotator's own spans in gold notes; only annotators on this machine are ever asked."""
+    annotator = step.declarations.annotators[step.cell.annotator]
+    texts = [note["text"] for note in notes]
+    if isinstance(annotator, LexiconAnnotator):
+        return _lexicon_spans(step, annotator, texts)
+    assert isinstance(annotator, LlmAnnotator)
+    asked = [{"note_id": note["document_id"], "text": note["text"], "text_sha256": ""} for note in notes]
+    rows = _llm_rows(step, annotator, asked, may_leave=False)
+    return [_spans_of_row(row) for row in rows]
+
+
+def grounding_counts(rows: Sequence[Row]) -> dict[str, int]:
+    """Return how many mentions were grounded in which way."""
+    return dict(Counter(f"mentions_{mention['grounding']}" for row in rows for mention in row["mentions"]))
+
+
+def _chosen(step: Step, notes: Sequence[Row], key: str) -> list[Row]:
+    """Return the cell's share of the notes, by a seeded hash: a smaller share lies within a larger one."""
+    seed = step.profile.annotation.seed
+    ranked = sorted(notes, key=lambda note: hashlib.sha256(f"{seed}\0{note[key]}".encode()).digest())
+    return [note | {"note_id": note[key]} for note in ranked[: notes_of(step.declarations, step.cell)]]
+
+
+# --- rules ------------------------------------------------------------------------------------------
+
+
+def _lexicon_spans(step: Step, annotator: LexiconAnnotator, texts: Sequence[str]) -> list[tuple[Span, ...]]:
+    from estner_assets.ner.lexicon import Lexicon
+
+    lexicon = Lexicon.read(step.declarations.path(annotator.terms), language(annotator.language))
+    labels = step.declarations.labels
+    return [tuple(span for span in lexicon.annotate(text) if span.label in labels) for text in texts]
+
+
+def _reference_rows(step: Step, annotator: ReferenceAnnotator, notes: Sequence[Row]) -> list[Row]:
+    """Return the spans that came with the records; they must belong to the very texts."""
+    path = step.declarations.path(annotator.spans)
+    labels = [entity.name for entity in step.declarations.entities]
+    try:
+        known = {one.document["document_id"]: one for one in read_doccano([path], labels)}
+    except SourceError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    rows: list[Row] = []
+    for note in notes:
+        reference = known.get(note["note_id"])
+        if reference is None or reference.document["text"] != note["text"]:
+            what = "no spans" if reference is None else "spans of another text"
+            raise dg.Failure(f"{path} has {what} for record {note['note_id']}; write both files together")
+        spans = tuple(span for span in reference.spans if span.label in step.declarations.labels)
+        rows.append(_ruled_row(note, "records", spans))
+    return rows
+
+
+def _ruled_row(note: Row, source: str, spans: Sequence[Span]) -> Row:
+    mentions = [
+        _mention(span.label, span.text_in(note["text"]), "exact", 1.0, span, note["text"]) for span in spans
+    ]
+    return _row(note, source, AnswerStatus.ANNOTATED, mentions)
+
+
+# --- LLMs -------------------------------------------------------------------------------------------
+
+
+def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], may_leave: bool = True) -> list[Row]:
+    from estner_assets.llm.annotate import Note, annotate_notes
+    from estner_assets.llm.store import ResponseStore
+
+    asked = [Note(note["note_id"], note["text"]) for note in notes]
+    vetted = {note["note_id"]: note["text_sha256"] for note in notes} if may_leave else {}
+    with ResponseStore(step.project.responses_path) as store:
+        answers = annotate_notes(
+            asked,
+            annotator,
+            step.declarations.prompts[step.cell.prompt],
+            step.declarations.enabled_entities,
+            store,
+            vetted,
+            step.progress,
+        )
+    rows: list[Row] = []
+    for note, answer in zip(notes, answers, strict=True):
+        if answer.spans is not None:
+            mentions = [
+                _mention(span.label, span.text_in(note["text"]), "exact", 1.0, span, note["text"])
+                for span in answer.spans
+            ]
+        else:
+            answered = [Answered(mention.label, mention.text) for mention in answer.mentions]
+            mentions = _grounded(note["text"], answered, step.profile.language)
+        row = _row(note, "vetted_notes", answer.status, mentions)
+        rows.append(
+            row
+            | {
+                "reason": answer.reason or None,
+                "raw_answer": answer.raw,
+                "model_version": answer.model_version,
+                "prompt_tokens": answer.prompt_tokens,
+                "completion_tokens": answer.completion_tokens,
+                "request_keys": list(answer.request_keys),
+            }
+        )
+    return rows
+
+
+def _grounded(text: str, answered: Sequence[Answered], code: str) -> list[Row]:
+    groundings = ground(text, answered, language(code))
+    kept = set(spans_of(groundings))
+    mentions: list[Row] = []
+    for one in groundings:
+        status, span = _kept(one, kept)
+        mentions.append(_mention(one.answered.label, one.answered.text, status, one.score, span, text))
+    return mentions
+
+
+def _kept(one: Grounding, kept: set[Span]) -> tuple[str, Span | None]:
+    """Return the mention's grounding and its span; of equal spans the first keeps it."""
+    if one.span is None:
+        return str(one.status), None
+    if one.span not in kept:
+        return OVERLAPPING, None
+    kept.discard(one.span)
+    return str(one.status), one.span
+
+
+def _spans_of_row(row: Row) -> tuple[Span, ...]:
+    found = [one for one in row["mentions"] if one["start_char"] is not None]
+    return tuple(sorted(Span(one["start_char"], one["end_char"], one["label"]) for one in found))
+
+
+def _mention(label: str, answered: str, grounding: str, score: float, span: Span | None, text: str) -> Row:
+    return {
+        "label": label,
+        "answered": answered,
+        "grounding": grounding,
+        "score": score,
+        "start_char": span.start if span else None,
+        "end_char": span.end if span else None,
+        "text": span.text_in(text) if span else None,
+    }
+
+
+def _row(note: Row, source: str, status: AnswerStatus, mentions: list[Row]) -> Row:
+    return {
+        "note_id": note["note_id"],
+        "source": source,
+        "text_sha256": note["text_sha256"],
+        "status": str(status),
+        "reason": None,
+        "mentions": mentions,
+        "raw_answer": None,
+        "model_version": None,
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "request_keys": [],
+    }

@@ -1,0 +1,81 @@
+"""What assets read, as the domain's objects."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from estner_assets.defs.step import Step
+from estner_assets.ner.conditions import Condition, ConditionedNote
+from estner_assets.ner.parsing import AnswerStatus
+from estner_assets.ner.spans import Document, Span, check_spans
+from estner_assets.tables import Row
+
+
+def condition(row: Mapping[str, Any]) -> Condition:
+    """Return what a note was, or is to be, written for."""
+    return Condition(row["genre"], row["age_group"], row["sex"], row["diagnosis"])
+
+
+def conditioned_notes(step: Step) -> list[ConditionedNote]:
+    """Return the records as the generator learns from them."""
+    return [
+        ConditionedNote(row["record_id"], row["patient_id"], condition(row), row["text"])
+        for row in step.rows("records", "order by record_id")
+    ]
+
+
+def gold(step: Step) -> list[Document]:
+    """Return the gold notes with the spans of the enabled entities, ordered by id."""
+    spans: dict[str, list[Span]] = {}
+    for row in step.rows("gold_spans"):
+        if row["label"] in step.declarations.labels:
+            spans.setdefault(row["document_id"], []).append(
+                Span(row["start_char"], row["end_char"], row["label"])
+            )
+    return [
+        Document(row["document_id"], row["text"], check_spans(row["text"], spans.get(row["document_id"], ())))
+        for row in step.rows("gold_documents", "order by document_id")
+    ]
+
+
+def annotated_documents(step: Step) -> tuple[list[Document], int]:
+    """Return the cell's notes that were annotated, and how many were not: those never count as empty."""
+    rows = step.rows("annotations", "order by note_id")
+    usable = [row for row in rows if row["status"] == AnswerStatus.ANNOTATED]
+    texts = _texts(step, usable)
+    documents = [
+        Document(row["note_id"], texts[row["note_id"]], grounded_spans(texts[row["note_id"]], row["mentions"]))
+        for row in usable
+    ]
+    return documents, len(rows) - len(usable)
+
+
+def grounded_spans(text: str, mentions: Sequence[Row]) -> tuple[Span, ...]:
+    """Return the spans of the mentions that were grounded and kept."""
+    return check_spans(
+        text,
+        [Span(one["start_char"], one["end_char"], one["label"]) for one in mentions if one["start_char"] is not None],
+    )
+
+
+def _texts(step: Step, annotated: Sequence[Row]) -> dict[str, str]:
+    """Return the texts that were annotated, by the hash that the annotation carries."""
+    if not annotated:
+        return {}
+    source = annotated[0]["source"]
+    key = "record_id" if source == "records" else "note_id"
+    wanted = {row["note_id"]: row["text_sha256"] for row in annotated}
+    found = {
+        row["note_id"]: row["text"]
+        for row in step.project.warehouse.query(
+            f"select {key} as note_id, text, text_sha256 from {source} where list_contains(?, {key})", [list(wanted)]
+        )
+        if row["text_sha256"] == wanted[row["note_id"]]
+    }
+    if len(found) < len(wanted):
+        raise dg.Failure(
+            f"{len(wanted) - len(found)} notes of {step.cell} are no longer in {source} as they were annotated; "
+            "materialise its annotations first"
+        )
+    return found

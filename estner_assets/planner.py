@@ -1,0 +1,256 @@
+"""What is out of date, and why: the state of the warehouse against the declarations.
+
+Level-triggered: nothing is remembered between calls, so no edit can be missed, and an upstream asset that came
+out the same as before makes nothing downstream stale.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from estner_assets.declarations import Cell, Declarations
+from estner_assets.graph import NODES, Node
+from estner_assets.llm.endpoints import missing_configuration
+from estner_assets.resources.warehouse import Input, Materialization, Partition, SettingVersion, Warehouse
+from estner_assets.settings import NO_PROMPT, LlmAnnotator, ReferenceAnnotator
+from estner_assets.versions import KEYED_SETTINGS, content_version, setting
+
+State = Mapping[Partition, Materialization]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An asset partition that is to be made, why, and which other steps it must wait for.
+
+    Without reasons of its own it is here only because of those other steps, and may turn out to be up to date.
+    """
+
+    partition: Partition
+    state: Literal["missing", "stale"]
+    reasons: tuple[str, ...]
+    waits_for: tuple[Partition, ...]
+
+    @property
+    def explanation(self) -> str:
+        """Return all reasons as one line."""
+        return "; ".join((*self.reasons, *(f"upstream {source}" for source in self.waits_for)))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a build would make, inputs first, and the cells that cannot be made here."""
+
+    steps: tuple[Step, ...]
+    not_configured: Mapping[Cell, str]
+
+    @property
+    def ready(self) -> tuple[Step, ...]:
+        """The steps whose inputs are all up to date."""
+        return tuple(step for step in self.steps if not step.waits_for)
+
+
+class Planner:
+    """Compares declarations with what was made; holds the versions of settings for one look."""
+
+    def __init__(self, declarations: Declarations) -> None:
+        self.declarations = declarations
+        self._settings: dict[tuple[str, str | Cell | None], SettingVersion] = {}
+        self.not_configured = missing_configurations(declarations)
+
+    # --- what there is ------------------------------------------------------------------------------
+
+    def partitions(self, node: Node) -> list[Partition]:
+        """Return the partitions of a node that should exist under this profile and environment."""
+        match node.partitions:
+            case "none":
+                return [Partition(node.name)]
+            case "prompt":
+                used = {cell.prompt for cell in self.declarations.cells} | set(self.declarations.prompts)
+                return [Partition(node.name, prompt=key) for key in sorted(used | {NO_PROMPT})]
+            case "annotator":
+                return [Partition(node.name, annotator=key) for key in self.declarations.annotators]
+            case "cell":
+                return [
+                    Partition(node.name, cell.annotator, cell.prompt)
+                    for cell in self.declarations.cells
+                    if cell not in self.not_configured
+                ]
+
+    def inputs(self, partition: Partition) -> Iterator[Partition]:
+        """Yield the asset partitions that a partition is made from."""
+        node = NODES[partition.asset]
+        for name in node.inputs:
+            yield from self._inputs_of(partition, NODES[name])
+
+    def _inputs_of(self, partition: Partition, node: Node) -> Iterator[Partition]:
+        if partition.asset == "annotations" and node.name in ("vetted_notes", "records"):
+            # Reference spans belong to records; every other annotator may read vetted notes alone.
+            reads_records = isinstance(self.declarations.annotators[partition.annotator], ReferenceAnnotator)
+            if (node.name == "records") != reads_records:
+                return
+        match node.partitions:
+            case "none":
+                yield Partition(node.name)
+            case "prompt":
+                yield Partition(node.name, prompt=partition.prompt)
+            case "annotator":
+                yield Partition(node.name, annotator=partition.annotator)
+            case "cell" if NODES[partition.asset].partitions == "cell":
+                yield Partition(node.name, partition.annotator, partition.prompt)
+            case "cell":
+                yield from self.partitions(node)
+
+    def is_fan_in(self, partition: Partition, source: Partition) -> bool:
+        """Whether a partition gathers all cells of an input, of which some may still be missing."""
+        return NODES[source.asset].partitions == "cell" and NODES[partition.asset].partitions == "none"
+
+    def setting_versions(self, partition: Partition) -> list[SettingVersion]:
+        """Return the settings that reach a partition."""
+        key = _key_of(partition)
+        names = NODES[partition.asset].settings
+        return [self._setting(name, key if name in KEYED_SETTINGS else None) for name in names]
+
+    def _setting(self, name: str, key: str | Cell | None) -> SettingVersion:
+        if (name, key) not in self._settings:
+            content = self._cells() if name == "cells" else setting(self.declarations, name, key)
+            shown = "" if key is None else str(key)
+            encoded = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+            self._settings[name, key] = SettingVersion(name, shown, content_version(content), encoded)
+        return self._settings[name, key]
+
+    def _cells(self) -> list[dict[str, Any]]:
+        return [
+            {"annotator": cell.annotator, "prompt": cell.prompt, "missing": self.not_configured.get(cell)}
+            for cell in self.declarations.cells
+        ]
+
+    def expected_inputs(self, partition: Partition, state: State) -> tuple[list[Input], list[Partition]]:
+        """Return the current versions of everything that a partition is made from, and what is missing."""
+        found: list[Input] = []
+        missing: list[Partition] = []
+        for source in self.inputs(partition):
+            if made := state.get(source):
+                found.append(Input("asset", source.asset, source.annotator, source.prompt, made.data_version))
+            elif not self.is_fan_in(partition, source):
+                missing.append(source)
+        found += [Input("setting", one.name, "", one.key, one.version) for one in self.setting_versions(partition)]
+        return sorted(found), missing
+
+    # --- what is out of date ------------------------------------------------------------------------
+
+    def plan(self, warehouse: Warehouse) -> Plan:
+        """Return everything that is missing or stale."""
+        state = warehouse.current()
+        pending: dict[Partition, Step] = {}
+        changed: dict[Partition, list[tuple[Input | None, Input | None]]] = {}
+        for node in NODES.values():
+            for partition in self.partitions(node):
+                step = self._step(partition, state, pending, changed)
+                if step:
+                    pending[partition] = step
+        steps = self._explained(pending, changed, warehouse)
+        return Plan(tuple(steps), self.not_configured)
+
+    def _step(
+        self,
+        partition: Partition,
+        state: State,
+        pending: Mapping[Partition, Step],
+        changed: dict[Partition, list[tuple[Input | None, Input | None]]],
+    ) -> Step | None:
+        waits = tuple(source for source in self.inputs(partition) if source in pending)
+        made = state.get(partition)
+        if made is None:
+            return Step(partition, "missing", ("never made",), waits)
+        reasons: list[str] = []
+        code_version = NODES[partition.asset].code_version
+        if made.code_version != code_version:
+            reasons.append(f"code {made.code_version} → {code_version}")
+        expected, _ = self.expected_inputs(partition, state)
+        differences = _differences(made.inputs, expected)
+        if differences:
+            changed[partition] = differences
+        if not (reasons or differences or waits):
+            return None
+        return Step(partition, "stale", tuple(reasons), waits)
+
+    def _explained(
+        self,
+        pending: Mapping[Partition, Step],
+        changed: Mapping[Partition, list[tuple[Input | None, Input | None]]],
+        warehouse: Warehouse,
+    ) -> Iterator[Step]:
+        """Add to each step what changed in its inputs; old settings are looked up once for all steps."""
+        old = [
+            was.version for pairs in changed.values() for was, _ in pairs if was is not None and was.kind == "setting"
+        ]
+        contents = warehouse.setting_contents(sorted(set(old))) if old else {}
+        contents |= {one.version: one.content for one in self._settings.values()}
+        for partition, step in pending.items():
+            causes = tuple(_cause(was, now, contents) for was, now in changed.get(partition, ()))
+            yield Step(partition, step.state, causes + step.reasons, step.waits_for)
+
+
+def missing_configurations(declarations: Declarations) -> dict[Cell, str]:
+    """Return the profile's cells whose annotator cannot run here, with what is missing."""
+    missing: dict[str, str | None] = {}
+    for key in declarations.profile.annotation.annotators:
+        annotator = declarations.annotators[key]
+        missing[key] = missing_configuration(annotator) if isinstance(annotator, LlmAnnotator) else None
+    return {cell: text for cell in declarations.cells if (text := missing[cell.annotator])}
+
+
+def _key_of(partition: Partition) -> str | Cell | None:
+    match NODES[partition.asset].partitions:
+        case "prompt":
+            return partition.prompt
+        case "annotator":
+            return partition.annotator
+        case "cell":
+            return Cell(partition.annotator, partition.prompt)
+        case _:
+            return None
+
+
+def _differences(
+    was: Sequence[Input], expected: Sequence[Input]
+) -> list[tuple[Input | None, Input | None]]:
+    before = {one.identity: one for one in was}
+    after = {one.identity: one for one in expected}
+    return [
+        (before.get(identity), after.get(identity))
+        for identity in sorted(before.keys() | after.keys())
+        if before.get(identity) != after.get(identity)
+    ]
+
+
+def _cause(was: Input | None, now: Input | None, contents: Mapping[str, str]) -> str:
+    one = now or was
+    assert one is not None
+    if one.kind == "asset":
+        shown = str(Partition(one.name, one.annotator, one.prompt))
+    else:
+        shown = one.name
+    if was is None:
+        return f"{shown} is new"
+    if now is None:
+        return f"{shown} is gone"
+    if one.kind == "setting":
+        return f"{shown} changed: {_changed_keys(contents.get(was.version), contents.get(now.version))}"
+    return f"{shown} {was.version[:8]} → {now.version[:8]}"
+
+
+def _changed_keys(was: str | None, now: str | None) -> str:
+    if was is None or now is None:
+        return "earlier content unknown"
+    before, after = json.loads(was), json.loads(now)
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return f"{_short(before)} → {_short(after)}"
+    keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    return ", ".join(f"{key} {_short(before.get(key))} → {_short(after.get(key))}" for key in keys)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+    return text if len(text) <= 40 else f"{content_version(value)[:8]}"

@@ -1,0 +1,49 @@
+"""A project on disk: its declarations, its warehouse, its models and its stored answers."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from estner_assets.declarations import Declarations, load
+from estner_assets.resources.models import ModelStore
+from estner_assets.resources.warehouse import Warehouse
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where everything of one study lies; nothing is opened before it is used."""
+
+    declarations: Declarations
+
+    @classmethod
+    def open(cls, root: Path | None = None, profile: str | None = None) -> "Project":
+        """Read and check the project's declarations; raise ``DeclarationError`` with all mistakes."""
+        return cls(load(root, profile))
+
+    @property
+    def root(self) -> Path:
+        return self.declarations.root
+
+    @cached_property
+    def warehouse(self) -> Warehouse:
+        return Warehouse(self.root / "data" / "warehouse" / "estner.duckdb", self.declarations.tables)
+
+    @cached_property
+    def models(self) -> ModelStore:
+        return ModelStore(self.root / "data" / "models")
+
+    @property
+    def responses_path(self) -> Path:
+        return self.root / "data" / "responses" / "responses.sqlite"
+
+    @property
+    def reports_folder(self) -> Path:
+        return self.root / "data" / "reports"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.root / "dagster_home"
+
+    def shown(self, path: Path) -> str:
+        """Return a path as people should read it, relative to the project."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)

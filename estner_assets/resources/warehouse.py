@@ -1,0 +1,284 @@
+"""The warehouse: one DuckDB file that holds every table, and the lineage of every row in it.
+
+Nobody keeps it open while computing. Readers share a file lock and open it read-only, a writer takes the lock
+alone for one short transaction that replaces a partition together with its lineage.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from estner_assets.resources import schema
+from estner_assets.resources.locks import file_lock
+from estner_assets.tables import Row, Table
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Partition:
+    """A partition of an asset; both keys are empty where the asset is not partitioned by them."""
+
+    asset: str
+    annotator: str = ""
+    prompt: str = ""
+
+    def __str__(self) -> str:
+        key = "/".join(part for part in (self.annotator, self.prompt) if part)
+        return f"{self.asset}[{key}]" if key else self.asset
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Input:
+    """What an asset partition was made from: a version of another one, or of a slice of the declarations."""
+
+    kind: str
+    name: str
+    annotator: str
+    prompt: str
+    version: str
+
+    @property
+    def identity(self) -> tuple[str, str, str, str]:
+        return (self.kind, self.name, self.annotator, self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Materialization:
+    """One making of an asset partition."""
+
+    partition: Partition
+    data_version: str
+    code_version: str
+    run_id: str
+    materialized_at: datetime
+    duration_s: float
+    inputs: tuple[Input, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingVersion:
+    """The content behind the version of a setting."""
+
+    name: str
+    key: str
+    version: str
+    content: str
+
+
+class WarehouseBusyError(TimeoutError):
+    """Another program keeps the database open."""
+
+
+class Warehouse:
+    """Reads and replaces tables, never half."""
+
+    def __init__(self, path: Path, tables: Mapping[str, Table], timeout_s: float = 120.0) -> None:
+        self.path = path
+        self.tables = tables
+        self.timeout_s = timeout_s
+        self._is_ready = False
+
+    # --- connections --------------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the database read-only; one that does not exist yet reads as empty and is not made."""
+        if not self.path.exists():
+            with duckdb.connect(":memory:") as empty:
+                schema.migrate(empty, self.tables, schema.version(self.tables))
+                yield empty
+            return
+        self._make_ready()
+        with self._lock(exclusive=False), self._connect(read_only=True) as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the database for one transaction, which an exception rolls back."""
+        self._make_ready()
+        with self._writing_now() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing_now(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._lock(exclusive=True), self._connect(read_only=False) as connection:
+            connection.begin()
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+
+    def _make_ready(self) -> None:
+        if self._is_ready:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        wanted = schema.version(self.tables)
+        if not self._has_schema(wanted):
+            with self._writing_now() as connection:
+                schema.migrate(connection, self.tables, wanted)
+        self._is_ready = True
+
+    def _has_schema(self, wanted: str) -> bool:
+        if not self.path.exists():
+            return False
+        with self._lock(exclusive=False), self._connect(read_only=True) as connection:
+            return schema.current_version(connection) == wanted
+
+    def _lock(self, exclusive: bool) -> Any:
+        lock = self.path.with_suffix(".lock")
+        return file_lock(lock, exclusive=exclusive, timeout_s=self.timeout_s)
+
+    @contextmanager
+    def _connect(self, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                connection = duckdb.connect(str(self.path), read_only=read_only)
+                break
+            except duckdb.IOException as error:
+                # A program outside this project, a database browser say, may hold the file without our lock.
+                if "lock" not in str(error).lower():
+                    raise
+                if time.monotonic() > deadline:
+                    raise WarehouseBusyError(
+                        f"{self.path} is kept open by another program; close it there and run this again. "
+                        f"DuckDB says: {error}"
+                    ) from error
+                time.sleep(0.1)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    # --- rows ---------------------------------------------------------------------------------------
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Return the rows of a query as dicts."""
+        with self.reading() as connection:
+            return fetch(connection, sql, parameters)
+
+    def publish(self, made: Materialization, rows: Sequence[Row], settings: Sequence[SettingVersion]) -> None:
+        """Replace the partition's rows and its lineage in one transaction."""
+        table = self.tables[made.partition.asset]
+        with self.writing() as connection:
+            _replace_rows(connection, table, made, rows)
+            _record(connection, made, len(rows), settings)
+
+    # --- lineage ------------------------------------------------------------------------------------
+
+    def current(self) -> dict[Partition, Materialization]:
+        """Return the current materialization of every asset partition, with its inputs."""
+        with self.reading() as connection:
+            inputs: dict[str, list[Input]] = {}
+            for identity, *values in connection.execute(
+                "select i.materialization_id, i.kind, i.name, i.annotator, i.prompt, i.version "
+                "from materialization_inputs i semi join materializations m "
+                "on m.materialization_id = i.materialization_id and m.is_current"
+            ).fetchall():
+                inputs.setdefault(identity, []).append(Input(*values))
+            made = connection.execute(
+                "select materialization_id, asset, annotator, prompt, data_version, code_version, run_id, "
+                "materialized_at, duration_s from materializations where is_current"
+            ).fetchall()
+        return {
+            Partition(asset, annotator, prompt): Materialization(
+                Partition(asset, annotator, prompt), *values, inputs=tuple(sorted(inputs.get(identity, ())))
+            )
+            for identity, asset, annotator, prompt, *values in made
+        }
+
+    def setting_contents(self, versions: Sequence[str]) -> dict[str, str]:
+        """Return the JSON content behind versions of settings."""
+        rows = self.query(
+            "select version, content from declaration_versions where list_contains(?, version)", [list(versions)]
+        )
+        return {row["version"]: row["content"] for row in rows}
+
+
+def fetch(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+    """Return the rows of a query as dicts."""
+    cursor = connection.execute(sql, list(parameters))
+    names = [column[0] for column in cursor.description or ()]
+    return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
+
+
+def now() -> datetime:
+    """Return the time that lineage records."""
+    return datetime.now(UTC)
+
+
+def _replace_rows(
+    connection: duckdb.DuckDBPyConnection, table: Table, made: Materialization, rows: Sequence[Row]
+) -> None:
+    keys = {name: getattr(made.partition, name) for name in table.partition_columns}
+    condition = " and ".join(f"{name} = ?" for name in keys) or "true"
+    connection.execute(f"delete from {table.name} where {condition}", list(keys.values()))
+    if not rows:
+        return
+    provenance = keys | {"run_id": made.run_id, "data_version": made.data_version}
+    new_rows = pa.Table.from_pylist([{name: row[name] for name in table.columns} for row in rows])
+    columns = [*provenance, *table.columns]
+    values = ["?" for _ in provenance] + [f"cast({name} as {one.type})" for name, one in table.columns.items()]
+    connection.register("new_rows", new_rows)
+    connection.execute(
+        f"insert into {table.name} ({', '.join(columns)}) select {', '.join(values)} from new_rows",
+        list(provenance.values()),
+    )
+    connection.unregister("new_rows")
+
+
+def _record(
+    connection: duckdb.DuckDBPyConnection, made: Materialization, rows: int, settings: Sequence[SettingVersion]
+) -> None:
+    partition = made.partition
+    keys = [partition.asset, partition.annotator, partition.prompt]
+    connection.execute(
+        "update materializations set is_current = false "
+        "where is_current and asset = ? and annotator = ? and prompt = ?",
+        keys,
+    )
+    identity = connection.execute("select uuid()::varchar").fetchall()[0][0]
+    connection.execute(
+        "insert into materializations values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, true)",
+        [
+            identity,
+            *keys,
+            made.data_version,
+            made.code_version,
+            made.run_id,
+            made.materialized_at,
+            made.duration_s,
+            rows,
+        ],
+    )
+    _insert_many(
+        connection,
+        "materialization_inputs",
+        [(identity, one.kind, one.name, one.annotator, one.prompt, one.version) for one in made.inputs],
+    )
+    seen = made.materialized_at
+    _insert_many(
+        connection,
+        "declaration_versions",
+        [(one.name, one.key, one.version, one.content, seen) for one in settings],
+        conflict="on conflict do nothing",
+    )
+
+
+def _insert_many(
+    connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[tuple[Any, ...]], conflict: str = ""
+) -> None:
+    if rows:
+        places = ", ".join("?" for _ in rows[0])
+        values = ", ".join(f"({places})" for _ in rows)
+        connection.execute(
+            f"insert into {table} values {values} {conflict}", [value for row in rows for value in row]
+        )
