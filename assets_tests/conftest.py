@@ -1,5 +1,12 @@
 """Fixtures that several rooms share."""
 
+# ruff: noqa: E402
+import os
+
+# Before torch is loaded: tests run in parallel, one core each.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
 from pathlib import Path
 
 import pytest

@@ -31,9 +31,9 @@ PROFILE = {
     "sampling": {"notes": 60, "max_new_tokens": 60, "batch_size": 32, "min_patients": 2},
     "originality": {"max_run_words": 30, "min_words": 2, "drop_unfinished": False},
     "annotation": {"notes": 30, "annotators": ["lexicon", "reference"]},
-    "tagger": {"epochs": 2, "learning_rate": 5e-3, "batch_size": 8},
+    "tagger": {"epochs": 10, "learning_rate": 1e-2, "batch_size": 8},
     "evaluation": {"bootstrap_samples": 50},
-    "learning_curves": {"sizes": [10], "subsets": 1, "steps": 4},
+    "learning_curves": {"sizes": [10], "subsets": 1, "steps": 30},
 }
 ANNOTATORS = {
     "lexicon": {

@@ -31,6 +31,8 @@ ProfileOption = Annotated[str | None, typer.Option("--profile", help="Which prof
 
 def main() -> None:
     """Run the command line; a wrong declaration or a busy warehouse ends it with one clear message."""
+    # Before torch is loaded: threads that wait must sleep, or two processes on two cores stall each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
 
@@ -95,10 +97,14 @@ def plan(
 
 
 @app.command()
-def build(project: ProjectOption = None, profile: ProfileOption = None) -> None:
+def build(
+    project: ProjectOption = None,
+    profile: ProfileOption = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Steps that are made at once, each in a process of its own.")] = 2,
+) -> None:
     """Make everything that is missing or stale, in order."""
     with _opened(project, profile) as opened:
-        outcome = _build(opened)
+        outcome = _build(opened, jobs)
     for partition, text in outcome.failed.items():
         err.print(f"[red]✗[/red] {partition}: {text}", highlight=False, soft_wrap=True)
     out.print(
@@ -109,7 +115,7 @@ def build(project: ProjectOption = None, profile: ProfileOption = None) -> None:
         raise typer.Exit(1)
 
 
-def _build(project: Project) -> Any:
+def _build(project: Project, jobs: int) -> Any:
     import dagster as dg
 
     from estner_assets.builder import Event, build
@@ -120,7 +126,7 @@ def _build(project: Project) -> Any:
 
     _set_dagster_home(project)
     with dg.DagsterInstance.get() as instance:
-        return build(project, instance, report)
+        return build(project, instance, report, jobs)
 
 
 @app.command()

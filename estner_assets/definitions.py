@@ -6,7 +6,6 @@ from estner_assets.declarations import Declarations, load
 from estner_assets.defs import annotation, evaluation, sources, study, synthesis, training
 from estner_assets.defs.checks import check_definitions
 from estner_assets.defs.jobs import job_definitions
-from estner_assets.defs.partitions import partitions_defs
 from estner_assets.defs.table_asset import ProjectResource
 
 ASSETS = (
@@ -32,12 +31,10 @@ ASSETS = (
 
 def definitions_of(declarations: Declarations) -> dg.Definitions:
     """Return the definitions of a project."""
-    cells = partitions_defs(declarations)["cell"]
-    assert cells is not None
     return dg.Definitions(
         assets=[define(declarations) for define in ASSETS],
         asset_checks=check_definitions(declarations),
-        jobs=job_definitions(cells),
+        jobs=job_definitions(),
         resources={
             "project": ProjectResource(root=str(declarations.root), profile=declarations.profile.key),
         },

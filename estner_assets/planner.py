@@ -114,9 +114,9 @@ class Planner:
     def _setting(self, name: str, key: str | Cell | None) -> SettingVersion:
         if (name, key) not in self._settings:
             content = self._cells() if name == "cells" else setting(self.declarations, name, key)
-            shown = "" if key is None else str(key)
+            annotator, prompt = _owner(name, key)
             encoded = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
-            self._settings[name, key] = SettingVersion(name, shown, content_version(content), encoded)
+            self._settings[name, key] = SettingVersion(name, annotator, prompt, content_version(content), encoded)
         return self._settings[name, key]
 
     def _cells(self) -> list[dict[str, Any]]:
@@ -134,7 +134,7 @@ class Planner:
                 found.append(Input("asset", source.asset, source.annotator, source.prompt, made.data_version))
             elif not self.is_fan_in(partition, source):
                 missing.append(source)
-        found += [Input("setting", one.name, "", one.key, one.version) for one in self.setting_versions(partition)]
+        found += [Input("setting", one.name, one.annotator, one.prompt, one.version) for one in self.setting_versions(partition)]
         return sorted(found), missing
 
     # --- what is out of date ------------------------------------------------------------------------
@@ -211,6 +211,17 @@ def _key_of(partition: Partition) -> str | Cell | None:
             return Cell(partition.annotator, partition.prompt)
         case _:
             return None
+
+
+def _owner(setting_name: str, key: str | Cell | None) -> tuple[str, str]:
+    """Return the annotator and the prompt that a setting belongs to, empty where it belongs to all."""
+    match key:
+        case Cell(annotator=annotator, prompt=prompt):
+            return annotator, prompt
+        case str():
+            return (key, "") if setting_name == "annotator" else ("", key)
+        case None:
+            return "", ""
 
 
 def _differences(

@@ -72,7 +72,7 @@ def test_lineage_keeps_every_making(warehouse: Warehouse) -> None:
     """The current materialization is the last one; the earlier one stays readable with its inputs."""
     old = Input("setting", "tagger", "", "", "s1")
     new = Input("asset", "records", "", "", "r1")
-    setting = SettingVersion("tagger", "", "s1", '{"epochs": 1}')
+    setting = SettingVersion("tagger", "", "", "s1", '{"epochs": 1}')
     warehouse.publish(made(CELL, "v1", old), [prediction("a")], [setting])
     warehouse.publish(made(CELL, "v2", new), [prediction("a")], [])
     assert warehouse.current() == {CELL: made(CELL, "v2", new)}

@@ -8,12 +8,12 @@ SYNTHESIS = ("records", "generator", "synthetic_notes", "originality", "vetted_n
 TRAINING = ("ner_models", "predictions", "evaluation", "learning_curves")
 
 
-def job_definitions(cells: dg.PartitionsDefinition[str]) -> list[Any]:
+def job_definitions() -> list[Any]:
     """Return the jobs; those of cells are run or backfilled by annotator and prompt."""
     return [
         dg.define_asset_job("read_gold", dg.AssetSelection.assets("gold_documents", "gold_spans")),
         dg.define_asset_job("synthesise", dg.AssetSelection.assets(*SYNTHESIS)),
-        dg.define_asset_job("annotate", dg.AssetSelection.assets("annotations"), partitions_def=cells),
-        dg.define_asset_job("train_and_evaluate", dg.AssetSelection.assets(*TRAINING), partitions_def=cells),
+        dg.define_asset_job("annotate", dg.AssetSelection.assets("annotations")),
+        dg.define_asset_job("train_and_evaluate", dg.AssetSelection.assets(*TRAINING)),
         dg.define_asset_job("compare", dg.AssetSelection.assets("leaderboard", "agreement", "report")),
     ]

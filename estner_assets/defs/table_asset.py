@@ -75,7 +75,7 @@ def _make(
     publish_moved(project, context.instance, list(Planner(project.declarations).inputs(partition)))
     step = Step(project, partition, lambda message: _log(context, message))
     made = function(step)
-    version = step.publish(made, context.run_id)
+    version = step.publish(made, context.run.run_id)
     yield dg.MaterializeResult(
         data_version=dg.DataVersion(version),
         metadata={"dagster/row_count": len(made.rows), **made.metadata},

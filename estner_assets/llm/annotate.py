@@ -50,8 +50,8 @@ def annotate_notes(
 ) -> list[NoteAnswer]:
     """Return one answer per note, in their order; what the store has is not asked for again.
 
-    Raises ``PromptError`` for a prompt that does not render, ``EgressRefused`` for a note that may not be sent
-    there, ``EndpointError``, ``WeightsError`` or ``ServerError`` when the LLM cannot be reached at all.
+    Raises ``PromptError`` for a prompt that does not render, ``EgressRefused`` for a note that may not be
+    sent there, ``EndpointError``, ``WeightsError`` or ``ServerError`` when the LLM cannot be reached at all.
     """
     enabled = [entity for entity in entities if entity.enabled]
     questions = Questions(notes, annotator, prompt, enabled)
@@ -84,8 +84,8 @@ def _read_words(
 ) -> NoteAnswer:
     """Read the answers about a note's words.
 
-    A word that the LLM answered unreadably counts as ``other``, and is counted in the reason; a word that it was
-    never asked fails the note, which the next run completes.
+    A word that the LLM answered unreadably counts as ``other``, and is counted in the reason; a word without
+    any answer fails the note, which the next run completes.
     """
     read = [_word(response, labels) for response in responses]
     raw = json.dumps([[*place, word] for place, word in zip(places, read, strict=True)])

@@ -52,6 +52,8 @@ def answer(
         endpoint.run(run.all())
     except BaseExceptionGroup as group:
         raise _first(group) from None
+    finally:
+        store.retire(run.owner)
     return [run.outcomes[key] for key in run.keys]
 
 
@@ -76,7 +78,7 @@ class _Run:
     ) -> None:
         self._requests, self._endpoint, self._annotator = requests, endpoint, annotator
         self._store, self._wall, self._progress = store, wall, progress
-        self._owner, self._began = uuid4().hex, time.monotonic()
+        self.owner, self._began = uuid4().hex, time.monotonic()
         self._failures_in_a_row = 0
         self._prompt_tokens = self._completion_tokens = 0
         self.keys: list[str] = []
@@ -112,14 +114,15 @@ class _Run:
 
     async def _claimed(self, request: Request) -> Response:
         """Answer a request that nobody else is asking; while another process asks it, wait for its answer."""
-        while not await asyncio.to_thread(self._store.claim, request.key, self._owner):
+        # not in a thread: a thread would go on after a cancellation, and claim for a run that is over
+        while not self._store.claim(request.key, self.owner):
             await asyncio.sleep(_CLAIM_POLL_S)
         try:
             # looked up under the claim: another process may have answered since the run began
             stored = self._store.get_many([request.key]).get(request.key)
             return stored or await self._asked(request)
         finally:
-            self._store.release(request.key, self._owner)
+            self._store.release(request.key, self.owner)
 
     async def _asked(self, request: Request) -> Response:
         self._wall.check(request, self._endpoint)

@@ -35,7 +35,7 @@ def _server(settings: dict[str, Any]) -> Any:
     parameters.n_parallel = slots
     parameters.n_ctx = int(settings["context_tokens"]) * slots  # llama.cpp shares it out among the slots
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = int(settings["threads"])
-    # Waiting threads sleep instead of spinning: on a shared machine the spinning takes the cores from the work
+    # Waiting threads sleep: on a shared machine, spinning ones take the cores from the work
     parameters.cpuparams.poll = parameters.cpuparams_batch.poll = 0
     parameters.cache_ram_mib = 0  # the slots' own caches do; the default would take up to 8 GiB
     parameters.ui = False

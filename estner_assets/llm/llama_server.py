@@ -75,8 +75,9 @@ def _ready(process: "subprocess.Popen[str]", log: IO[str]) -> str:
         if _is_healthy(address):
             return address
         time.sleep(0.1)
+    _stop(process)
     raise ServerError(
-        f"the local LLM did not start (exit status {process.poll()}). Its log ends:\n{_tail(log)}"
+        f"the local LLM did not start (exit status {process.returncode}). Its log:\n{_tail(log)}"
     )
 
 
@@ -96,12 +97,12 @@ def _tail(log: IO[str]) -> str:
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:
-    process.terminate()
+    if process.stdin is not None:
+        process.stdin.close()  # the lifeline: the child ends by itself
     try:
         process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
+    if process.stdout is not None:
+        process.stdout.close()

@@ -23,9 +23,9 @@ def sha256(text: str) -> str:
 class Request:
     """One question to an LLM.
 
-    ``model`` says provider and model (and the weights' hash where they are local), so that two annotators share
-    an answer only when they would have asked the same LLM. ``note_id`` and ``text_sha256`` say which note is in
-    the messages: the wall looks at them, the key does not.
+    ``model`` says provider and model (and the weights' hash where they are local), so that two annotators
+    share an answer only when they would have asked the same LLM. ``note_id`` and ``text_sha256`` say which
+    note is in the messages: the wall looks at them, the key does not.
     """
 
     model: str

@@ -39,8 +39,8 @@ async def send(request: Request, endpoint: Endpoint, retries: int, timeout_s: fl
     """Return what became of the request and the raw body (``""`` where there is none).
 
     Tries again after rate limits, server errors, broken connections, time-outs and broken bodies, with
-    exponential backoff and jitter or as ``Retry-After`` says. Raises ``EndpointError`` for what no other request
-    would survive: a wrong key, no permission, an unknown model, an empty account.
+    exponential backoff and jitter or as ``Retry-After`` says. Raises ``EndpointError`` for what no other
+    request would survive: a wrong key, no permission, an unknown model, an empty account.
     """
     if endpoint.is_settled:
         return await _send(request, endpoint, retries, timeout_s)
@@ -126,9 +126,9 @@ def _judged(failure: Failure, endpoint: Endpoint, empty: Response) -> Answer | _
 
 def _fatal_message(failure: Failure, endpoint: Endpoint) -> str:
     remedies = {
-        401: f"the key was not accepted; check the environment variable {endpoint.key_env or '(none is declared)'}",
+        401: f"the key was not accepted; check the environment variable {endpoint.key_env or '(undeclared)'}",
         403: f"the key may not use the model {endpoint.model!r}; ask for access or declare another model",
-        404: f"there is no model {endpoint.model!r} at this address; check `model` and the endpoint's address",
+        404: f"there is no model {endpoint.model!r} at this address; check `model` and the address",
     }
     remedy = remedies.get(failure.status_code, "the account's quota is used up; raise it, then run again")
     # a 401's message quotes parts of the key

@@ -150,13 +150,20 @@ class ResponseStore:
             return True
         return False
 
+    def retire(self, owner: str) -> None:
+        """Give up all claims of an owner, which asks no more."""
+        with self._transaction() as connection:
+            connection.execute("delete from claims where owner = ?", [owner])
+            lock = self._alive.pop(owner, None)
+            if lock is not None:
+                (self._owners / owner).unlink(missing_ok=True)
+                lock.release()
+
     def close(self) -> None:
         """Give up all claims and close the file."""
         with self._lock:
-            for owner, lock in self._alive.items():
-                (self._owners / owner).unlink(missing_ok=True)
-                lock.release()
-            self._alive.clear()
+            for owner in list(self._alive):
+                self.retire(owner)
             self._connection.close()
 
     def __enter__(self) -> "ResponseStore":

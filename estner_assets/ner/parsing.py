@@ -179,7 +179,7 @@ def word_grammar(labels: Sequence[str]) -> str:
 def parse_word_answer(text: str, labels: Sequence[str]) -> str | None:
     """Return the label that the answer names, ``"other"`` for none of them, or ``None`` when it says neither.
 
-    The beginning of exactly one choice names it: under a grammar, an answer of one token is all there is to say.
+    The beginning of exactly one choice names it: under a grammar, one token is all there is to say.
     """
     words = re.findall(r"\w+", text.casefold())
     choices = {label.casefold(): label for label in labels} | {OTHER: OTHER}

@@ -63,7 +63,7 @@ class PromptTemplate:
     """
 
     def __init__(self, body: str, entities: Sequence[EntityText], examples: Sequence[ExampleText]) -> None:
-        """Raise ``PromptError`` for invalid Jinja2, for unknown names and for a body that never shows the note."""
+        """Raise ``PromptError`` for invalid Jinja2, unknown names and a body that never shows the note."""
         self._labels = tuple(entity.name for entity in entities)
         self._constants: dict[str, object] = {
             "entities": tuple(entities),

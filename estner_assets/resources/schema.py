@@ -34,11 +34,12 @@ create table if not exists materialization_inputs (
 );
 create table if not exists declaration_versions (
     name varchar not null,
-    key varchar not null,
+    annotator varchar not null,
+    prompt varchar not null,
     version varchar not null,
     content varchar not null,
     first_used_at timestamptz not null,
-    primary key (name, key, version)
+    primary key (name, annotator, prompt, version)
 );
 comment on table materializations is 'One row per making of an asset partition; is_current marks the last.';
 comment on table materialization_inputs is

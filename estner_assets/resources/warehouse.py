@@ -66,7 +66,8 @@ class SettingVersion:
     """The content behind the version of a setting."""
 
     name: str
-    key: str
+    annotator: str
+    prompt: str
     version: str
     content: str
 
@@ -268,7 +269,7 @@ def _record(
     _insert_many(
         connection,
         "declaration_versions",
-        [(one.name, one.key, one.version, one.content, seen) for one in settings],
+        [(one.name, one.annotator, one.prompt, one.version, one.content, seen) for one in settings],
         conflict="on conflict do nothing",
     )
 

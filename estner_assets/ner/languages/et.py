@@ -8,8 +8,7 @@ and endings are those of any Estonian grammar (M. Erelt et al., Eesti keele käs
 import re
 from functools import lru_cache
 
-_VOWELS = "aeiouõäöü"
-_VOWEL = re.compile(f"[{_VOWELS}]")
+from estner_assets.ner.languages.et_spelling import VOWELS, respelled
 
 _CASES = ("sse", "st", "s", "le", "lt", "l", "ks", "ni", "na", "ta", "ga")
 _AFTER_VOWEL = (
@@ -19,17 +18,18 @@ _AFTER_VOWEL = (
     *("sid", "id", "d", "t"),
 )
 _AFTER_CONSONANT = ("t", *("te" + case for case in ("", *_CASES)))
-_STEM_VOWELS = ("", "i", "e", "u", "a")
-_AFTER_MARK = frozenset(vowel + ending for vowel in _STEM_VOWELS for ending in ("", *_AFTER_VOWEL)) - {""}
+_STEMVOWELS = ("", "i", "e", "u", "a")
+_AFTER_MARK = frozenset(vowel + ending for vowel in _STEMVOWELS for ending in ("", *_AFTER_VOWEL)) - {""}
 """Endings behind a hyphen or an apostrophe: ``KT-s``, ``EKG-d``, ``Enap'iga``."""
 _ENDINGS = tuple(sorted({*_AFTER_VOWEL, *_AFTER_CONSONANT}, key=len, reverse=True))
 
 # abbreviations take endings without a mark, too: KTs, EKGga. No other word ends like these
 _ABBREVIATION = re.compile(
-    rf"[^{_VOWELS}]{{2,5}}|[a-zõäöüšž]{{1,4}}[ghcxf]|[a-zõäöüšž]{{0,3}}[^{_VOWELS}]{{3}}"
+    rf"[^{VOWELS}]{{2,5}}|[a-zõäöüšž]{{1,4}}[ghcxf]|[a-zõäöüšž]{{0,3}}[^{VOWELS}]{{3}}"
 )
 _SHORTEST = 3
 _SHORTEST_CONSONANT_STEM = 4
+_LONGEST_STEM_VOWEL = 2
 
 _IRREGULAR = {
     "selja": "selg",
@@ -52,28 +52,9 @@ _IRREGULAR = {
 }
 _IRREGULAR_END = re.compile("(?:" + "|".join(sorted(_IRREGULAR, key=len, reverse=True)) + ")$")
 
-# foreign spellings of the same name: ceftriaxone, tseftriaksoon. The order matters
-_SPELLING = tuple(
-    (re.compile(pattern), new)
-    for pattern, new in (
-        ("ch|ck|c(?![eiyü])", "k"),
-        ("c", "ts"),
-        ("x", "ks"),
-        ("ph", "f"),
-        ("th", "t"),
-        ("qu", "kv"),
-        ("y", "ü"),
-        ("z", "s"),
-        ("w", "v"),
-        (rf"([{_VOWELS}])\1", r"\1"),
-    )
-)
-_FOREIGN = re.compile(rf"c|x|ph|th|qu|y|z|w|([{_VOWELS}])\1")
-_SHORTEST_RESPELLED = 6
-
 _HARD = str.maketrans("bdg", "ptk")
-_SYNCOPE = re.compile(rf"(?<=[^{_VOWELS}])e(?=[rl]$)")
-_TAIL_CONSONANT = re.compile(rf"(?<=[^{_VOWELS}])[jm]$")
+_SYNCOPE = re.compile(rf"(?<=[^{VOWELS}])e(?=[rl]$)")
+_TAIL_CONSONANT = re.compile(rf"(?<=[^{VOWELS}])[jm]$")
 _LOST_STOP = {"nn": "t", "ll": "t", "rr": "t", "mm": "p"}
 
 _HEADS = (
@@ -109,7 +90,7 @@ def _forms(word: str) -> tuple[str, ...]:
 
 
 def _is_stem(stem: str, ending: str) -> bool:
-    if stem[-1:] in _VOWELS:
+    if stem[-1:] in VOWELS:
         return ending in _AFTER_VOWEL and len(stem) >= _SHORTEST
     if _ABBREVIATION.fullmatch(stem):
         return ending in _AFTER_VOWEL
@@ -122,23 +103,13 @@ def _key(stem: str) -> str:
     irregular = _IRREGULAR_END.search(stem)
     if irregular:
         stem = stem[: irregular.start()] + _IRREGULAR[irregular.group()]
-    if len(stem) > _SHORTEST and stem[-1] in _VOWELS and stem[-2] not in _VOWELS:
+    if len(stem) > _SHORTEST and stem[-1] in VOWELS and stem[-2] not in VOWELS:
         stem = stem[:-1]
         stem = _TAIL_CONSONANT.sub("", stem) if len(stem) > _SHORTEST else stem
     stem = _SYNCOPE.sub("", stem) if len(stem) > _SHORTEST_CONSONANT_STEM else stem
-    if len(stem) > 1 and stem[-1] == stem[-2] and stem[-1] not in _VOWELS:
+    if len(stem) > 1 and stem[-1] == stem[-2] and stem[-1] not in VOWELS:
         stem = stem[:-1]
     return stem[:-1] + stem[-1:].translate(_HARD)
-
-
-def _respelled(key: str) -> str:
-    """Write a long foreign key the Estonian way, with short vowels; a short one stays as it is."""
-    if not _FOREIGN.search(key):
-        return key
-    spelled = key
-    for pattern, new in _SPELLING:
-        spelled = pattern.sub(new, spelled)
-    return spelled if len(spelled) >= _SHORTEST_RESPELLED else key
 
 
 @lru_cache(maxsize=65_536)
@@ -146,15 +117,15 @@ def _keys(stem: str) -> frozenset[str]:
     """Return the keys of one stem: the regular one and those of the classes that it may belong to."""
     plain = stem.replace("-", "").replace("'", "") or stem
     found = [_key(plain)]
-    if len(plain) > 4 and plain.endswith("ne") and plain[-3] in _VOWELS:
+    if len(plain) > 4 and plain.endswith("ne") and plain[-3] in VOWELS:
         found.append(_key(plain[:-2] + "se"))
-    if len(plain) > 3 and plain[-1] in _VOWELS:
+    if len(plain) > 3 and plain[-1] in VOWELS:
         lost = _LOST_STOP.get(plain[-3:-1])
         if lost:
             found.append(plain[:-2] + lost)
         if plain[-2] == "h":
             found.extend((plain[:-1] + "t", plain[:-1] + "k"))
-    return frozenset(_respelled(key) for key in found)
+    return frozenset(respelled(key) for key in found)
 
 
 @lru_cache(maxsize=65_536)
@@ -186,6 +157,8 @@ class Estonian:
     def compound_head(self, answered: str, word: str) -> bool:
         """A solid compound needs a known last part (``-ravi``); behind a hyphen any noun may stand."""
         for mark in _MARK.finditer(word):
+            if mark.start() > len(answered) + _LONGEST_STEM_VOWEL:
+                break
             first, rest = word[: mark.start()], word[mark.end() :]
             if rest not in _AFTER_MARK and self._is_first_part(answered, first):
                 return not _NOT_A_HEAD.match(rest)

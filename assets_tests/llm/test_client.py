@@ -1,0 +1,288 @@
+"""Laws of asking: retries, limits, the store, and giving up."""
+
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from assets_tests.llm.conftest import SECRET, FakeServer, annotator, request
+from assets_tests.llm.fake_openai import Question, Reply, completion, error, in_turn
+from estner_assets.llm.client import FAILURES_IN_A_ROW, Progress, answer
+from estner_assets.llm.endpoints import EndpointError, open_endpoint
+from estner_assets.llm.requests import Request, Response
+from estner_assets.llm.store import ResponseStore
+from estner_assets.llm.wall import Wall
+from estner_assets.ner.parsing import AnswerStatus
+from estner_assets.settings import LlmAnnotator
+
+GOOD = completion("{}")
+
+
+def ask(
+    requests: Sequence[Request],
+    store: ResponseStore,
+    asker: LlmAnnotator | None = None,
+    backoff_s: float = 0.01,
+) -> tuple[list[Response], list[Progress]]:
+    asker, seen = asker or annotator(), list[Progress]()
+    with open_endpoint(asker, lambda line: None) as endpoint:
+        endpoint.backoff_s = backoff_s
+        return answer(requests, endpoint, asker, store, Wall({}), seen.append), seen
+
+
+def outcomes(responses: Sequence[Response]) -> list[tuple[str, str]]:
+    return [(response.status.value, response.reason) for response in responses]
+
+
+def test_answers_come_in_the_order_of_the_requests(serve: FakeServer, store: ResponseStore) -> None:
+    """Each request gets its own answer in its place, whichever is ready first; equal ones are asked once."""
+    fake = serve(lambda q: completion(q["messages"][0]["content"].upper()))
+    responses, seen = ask([request(text) for text in "abcabd"], store)
+    assert [response.text for response in responses] == ["A", "B", "C", "A", "B", "D"]
+    assert sorted(fake.notes()) == ["a", "b", "c", "d"]
+    assert (seen[0].done, seen[-1].done, seen[-1].total, seen[-1].cached, seen[-1].failed) == (0, 6, 6, 0, 0)
+    assert (seen[-1].prompt_tokens, seen[-1].completion_tokens) == (40, 20)
+
+
+def test_all_that_was_asked_and_answered_is_kept(serve: FakeServer, store: ResponseStore) -> None:
+    """The parameters reach the server, its answer is stored raw with version and usage."""
+    fake = serve(in_turn(GOOD))
+    one = request("x", temperature=0, seed=3, max_tokens=7, grammar="root ::= x")
+    [response], _ = ask([one], store)
+    assert fake.questions == [
+        {
+            "model": "fake",
+            "messages": [{"role": "user", "content": "x"}],
+            "temperature": 0,
+            "seed": 3,
+            "max_tokens": 7,
+            "grammar": "root ::= x",
+        }
+    ]
+    assert store.get_many([one.key]) == {one.key: response}
+    assert (response.finish_reason, response.model_version, response.prompt_tokens) == (
+        "stop",
+        "fake-1 fp_7",
+        10,
+    )
+    assert store.raw_body(one.key) == GOOD.body
+
+
+def test_a_second_run_asks_nothing(serve: FakeServer, store: ResponseStore) -> None:
+    """What the store has is not asked again, and counts as cached."""
+    fake = serve(in_turn(GOOD))
+    first, _ = ask([request("a"), request("b")], store)
+    second, seen = ask([request("a"), request("b")], store)
+    assert (second, len(fake.questions), seen[-1].cached, seen[-1].prompt_tokens) == (first, 2, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        error(429, "slow down"),
+        error(500, "oops"),
+        error(502, "oops"),
+        error(503, "loading"),
+        error(504, "oops"),
+        Reply("<html>busy</html>", 503, {"Content-Type": "text/html"}),
+        Reply(GOOD.body, cut_at=40),
+        Reply(GOOD.body[:40]),
+        Reply('{"choices": []}'),
+        Reply("<html>login</html>", headers={"Content-Type": "text/html"}),
+        Reply(GOOD.body, delay_s=0.6),
+    ],
+)
+def test_what_may_heal_is_tried_again(serve: FakeServer, store: ResponseStore, failure: Reply) -> None:
+    """Rate limits, server errors, time-outs and broken bodies are tried again, and the answer counts."""
+    fake = serve(in_turn(failure, GOOD))
+    responses, _ = ask([request("x")], store, annotator(timeout_s=0.4))
+    assert (outcomes(responses), len(fake.questions)) == ([("annotated", "")], 2)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "reason"),
+    [
+        (error(500, "oops"), "failed", "status 500: oops (after 3 tries)"),
+        (Reply(GOOD.body, delay_s=0.4), "timed_out", "no answer within 0.2 s (after 3 tries)"),
+        (Reply("{", 200), "failed", "unreadable answer: the body is no JSON"),
+    ],
+)
+def test_what_does_not_heal_fails_and_is_asked_again_next_time(
+    serve: FakeServer, store: ResponseStore, failure: Reply, status: str, reason: str
+) -> None:
+    """After the last try the request has failed; nothing is stored, so that the next run asks again."""
+    fake = serve(in_turn(failure, failure, failure, GOOD))
+    [(found, why)] = outcomes(ask([request("x")], store, annotator(timeout_s=0.2))[0])
+    assert (found, why[: len(reason)], len(fake.questions)) == (status, reason, 3)
+    assert outcomes(ask([request("x")], store)[0]) == [("annotated", "")]
+
+
+def test_a_server_that_is_away_fails_the_note_only(
+    serve: FakeServer, store: ResponseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused connection is a failure of the request, with the host in its reason."""
+    monkeypatch.setenv("FAKE_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("FAKE_API_KEY", SECRET)
+    assert outcomes(ask([request("x")], store)[0]) == [
+        ("failed", "no connection to 127.0.0.1 (ConnectError) (after 3 tries)")
+    ]
+
+
+def test_retry_after_is_obeyed(serve: FakeServer, store: ResponseStore) -> None:
+    """The pause is the one that the server asks for, not our own."""
+    serve(in_turn(error(429, "slow down", retry_after="0.3"), error(503, "x", retry_after_ms="100"), GOOD))
+    began = time.monotonic()
+    assert outcomes(ask([request("x")], store, backoff_s=30.0)[0]) == [("annotated", "")]
+    assert 0.4 <= time.monotonic() - began < 5
+
+
+def test_the_backoff_doubles(serve: FakeServer, store: ResponseStore) -> None:
+    """Pauses grow exponentially, within half and one and a half of the plan."""
+    serve(in_turn(error(500, "x"), error(500, "x"), GOOD))
+    began = time.monotonic()
+    ask([request("x")], store, backoff_s=0.2)
+    assert 0.3 <= time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "reason"),
+    [
+        (completion('{"DRUG": ["a'), "annotated", ""),
+        (
+            completion('{"DRUG": ["a', "length"),
+            "truncated",
+            "the answer was cut at 5 tokens; raise max_answer_tokens",
+        ),
+        (completion("", "content_filter"), "filtered", "the server's content filter stopped it"),
+        (error(400, "filtered", "content_filter"), "filtered", "filtered"),
+        (completion(None, refusal="I cannot help"), "refused", "I cannot help"),
+    ],
+)
+def test_final_outcomes_are_stored(
+    serve: FakeServer, store: ResponseStore, reply: Reply, status: str, reason: str
+) -> None:
+    """An outcome that was paid for, or would repeat itself, is kept with its status and not asked again."""
+    fake = serve(in_turn(reply))
+    assert outcomes(ask([request("x")], store)[0]) == [(status, reason)]
+    assert outcomes(ask([request("x")], store)[0]) == [(status, reason)]
+    assert len(fake.questions) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (error(401, f"Incorrect API key provided: {SECRET}"), "check the environment variable FAKE_API_KEY."),
+        (
+            error(403, f"{SECRET} has no access"),
+            "ask for access or declare another model. The server says: ***",
+        ),
+        (error(404, "no such model"), "there is no model 'fake' at this address"),
+        (error(429, "You exceeded your quota", "insufficient_quota"), "the account's quota is used up"),
+    ],
+)
+def test_what_no_request_survives_stops_the_run(
+    serve: FakeServer, store: ResponseStore, reply: Reply, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong key or model stops everything after one request, with the remedy and without the key."""
+    fake = serve(in_turn(reply))
+    with caplog.at_level(logging.DEBUG), pytest.raises(EndpointError) as caught:
+        ask([request(text) for text in "abcdef"], store)
+    assert message in str(caught.value)
+    assert SECRET not in str(caught.value) + caplog.text
+    assert len(fake.questions) == 1
+    # and leaves nothing behind that would hold up the next run
+    fake.answer = lambda q: GOOD
+    assert outcomes(ask([request(text) for text in "abcdef"], store)[0]) == [("annotated", "")] * 6
+
+
+def test_no_more_at_once_than_declared(serve: FakeServer, store: ResponseStore) -> None:
+    """The server never sees more requests at once than the annotator's concurrency, and sees that many."""
+    fake = serve(lambda q: Reply(GOOD.body, delay_s=0.05))
+    ask([request(str(number)) for number in range(20)], store, annotator(concurrency=3))
+    assert fake.most_at_once == 3
+
+
+def test_a_dead_server_is_not_asked_to_the_end(serve: FakeServer, store: ResponseStore) -> None:
+    """After many failures in a row the rest is accounted for as not asked."""
+    fake = serve(in_turn(error(500, "oops")))
+    responses, seen = ask([request(str(number)) for number in range(60)], store, annotator(retries=0))
+    statuses = [response.status for response in responses]
+    assert set(statuses) == {AnswerStatus.FAILED, AnswerStatus.NOT_ASKED}
+    assert FAILURES_IN_A_ROW <= statuses.count(AnswerStatus.FAILED) == len(fake.questions) < 35
+    assert (seen[-1].done, seen[-1].failed) == (60, 60)
+
+
+def schemaless(q: Question) -> Reply:
+    form = q.get("response_format", {"type": "none"})["type"]
+    return error(400, f"response_format {form} is not supported") if form.startswith("json") else GOOD
+
+
+def test_a_server_without_schemas_is_asked_more_simply(serve: FakeServer, store: ResponseStore) -> None:
+    """A format that the server rejects is replaced by a weaker one, once for all requests."""
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
+    fake = serve(schemaless)
+    responses, _ = ask([request(text, response_format=form) for text in "abcd"], store)
+    assert outcomes(responses) == [("annotated", "")] * 4
+    used = [question.get("response_format", {}).get("type") for question in fake.questions]
+    assert used == ["json_schema", "json_object", None, None, None, None]
+
+
+def test_a_request_that_the_server_rejects_fails_alone(serve: FakeServer, store: ResponseStore) -> None:
+    """A note that is too long for the model costs only itself, and says why."""
+    serve(lambda q: error(400, "context too long") if q["messages"][0]["content"] == "long" else GOOD)
+    responses, _ = ask([request("long"), request("x")], store)
+    refused = ("failed", "the server refused the request (400): context too long")
+    assert outcomes(responses) == [refused, ("annotated", "")]
+
+
+def test_an_unvetted_note_stops_the_run_before_anything_is_sent(
+    serve: FakeServer, store: ResponseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wall looks at all requests before the first goes out; a proxy or a redirect is no way round it."""
+    fake = serve(lambda q: Reply("", 307, {"Location": "http://elsewhere.invalid/v1"}))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    [(status, reason)] = outcomes(ask([request("x")], store, annotator(retries=0))[0])
+    assert (status, reason, len(fake.questions)) == ("failed", "the server refused the request (307): ", 1)
+
+
+SCRIPT = """
+import os, sys
+from pathlib import Path
+from assets_tests.llm.conftest import annotator, request
+from assets_tests.llm.test_client import ask
+from estner_assets.llm.store import ResponseStore
+with ResponseStore(Path(sys.argv[1])) as store:
+    ask([request(str(number)) for number in range(30)], store, annotator(concurrency=2))
+"""
+
+
+def test_a_killed_run_is_taken_up_where_it_stopped(serve: FakeServer, store: ResponseStore) -> None:
+    """After a kill -9 the next run asks what has no answer yet and nothing that has one."""
+    fake = serve(lambda q: Reply(GOOD.body, delay_s=0.1))
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(store.path)], cwd=Path(__file__).parents[2])
+    keys = [request(str(number)).key for number in range(30)]
+    while len(stored := store.get_many(keys)) < 6 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    stored = store.get_many(keys)
+    assert 6 <= len(stored) < 30
+    before = len(fake.questions)
+    fake.answer = lambda q: GOOD
+    responses, seen = ask([request(str(number)) for number in range(30)], store)
+    assert outcomes(responses) == [("annotated", "")] * 30
+    assert (len(fake.questions) - before, seen[-1].cached) == (30 - len(stored), len(stored))
+
+
+def test_two_processes_do_not_ask_the_same(serve: FakeServer, store: ResponseStore) -> None:
+    """A run that meets another one's question waits for its answer."""
+    fake = serve(lambda q: Reply(GOOD.body, delay_s=0.05))
+    command = [sys.executable, "-c", SCRIPT, str(store.path)]
+    processes = [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert sorted(fake.notes()) == sorted(map(str, range(30)))

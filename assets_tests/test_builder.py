@@ -1,0 +1,276 @@
+"""A build makes exactly what is out of date, on a real instance, a real DuckDB and a real HTTP server."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from assets_tests.llm.fake_openai import FakeOpenAI, Question, Reply, completion, fake_openai
+from assets_tests.projects import ANNOTATORS, DRUGS, PROCEDURES, PROMPT, edit_yaml, write_project, write_yaml
+from estner_assets.builder import Outcome, build
+from estner_assets.planner import Planner
+from estner_assets.project import Project
+from estner_assets.resources.warehouse import Partition
+
+URL = "ESTNER_TEST_LLM_URL"
+CELL_ASSETS = {"annotations", "ner_models", "predictions", "evaluation", "learning_curves"}
+FINAL_ASSETS = {"leaderboard", "agreement", "report"}
+
+
+def answer_as_told(question: Question) -> Reply:
+    """Answer with the terms that the note holds; a prompt that asks for drugs alone gets no procedures."""
+    asked = question["messages"][-1]["content"]
+    found = {
+        "DRUG": [drug for drug in DRUGS if drug in asked],
+        "PROCEDURE": [] if "drugs alone" in asked else [one for one in PROCEDURES if one in asked],
+    }
+    return completion(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FakeOpenAI]:
+    with fake_openai(answer_as_told) as fake:
+        os.environ[URL] = fake.url
+        yield fake
+        del os.environ[URL]
+
+
+@pytest.fixture(scope="module")
+def built(server: FakeOpenAI, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a rule-based and an LLM annotator, built once; tests work on copies."""
+    root = write_project(tmp_path_factory.mktemp("built") / "project")
+    stub = {
+        "kind": "openai_compatible",
+        "title": "A local server",
+        "model": "stub",
+        "base_url_env": URL,
+        "prompts": ["zero_shot", "second"],
+    }
+    write_yaml(root / "declarations" / "annotators.yaml", ANNOTATORS | {"stub": stub})
+    (root / "declarations" / "prompts" / "second.md").write_text(PROMPT, encoding="utf-8")
+    profile = root / "declarations" / "profiles" / "demo.yaml"
+    edit_yaml(profile, "annotation", "annotators", value=["lexicon", "stub", "gpt"])
+    outcome = rebuild(root)
+    assert outcome.failed == {}
+    return root
+
+
+@pytest.fixture
+def copied(built: Path, server: FakeOpenAI, tmp_path: Path) -> Path:
+    root = tmp_path / "project"
+    shutil.copytree(built, root)
+    server.questions.clear()
+    return root
+
+
+def rebuild(root: Path) -> Outcome:
+    """Build on an instance that forgets: all that a build goes by stands in DuckDB."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        return build(Project.open(root, "demo"), instance, lambda event: None)
+
+
+def remade(root: Path) -> set[str]:
+    """Build and return what was made, as ``asset`` or ``asset[annotator/prompt]``."""
+    outcome = rebuild(root)
+    assert outcome.failed == {}
+    assert outcome.blocked == []
+    return {str(partition) for partition in outcome.built}
+
+
+def versions(root: Path) -> dict[Partition, tuple[str, str]]:
+    """Return data version and run of every current asset partition."""
+    current = Project.open(root, "demo").warehouse.current()
+    return {partition: (made.data_version, made.run_id) for partition, made in current.items()}
+
+
+def rows(root: Path, sql: str) -> list[dict[str, Any]]:
+    return Project.open(root, "demo").warehouse.query(sql)
+
+
+def edit_prompt(root: Path, key: str, body: str) -> None:
+    path = root / "declarations" / "prompts" / f"{key}.md"
+    path.write_text(PROMPT.replace("Answer with JSON.", body), encoding="utf-8")
+
+
+def of_cell(assets: set[str], cell: str) -> set[str]:
+    return {f"{asset}[{cell}]" for asset in assets}
+
+
+def test_a_build_fills_every_table(built: Path) -> None:
+    """After a build every declared table has rows, and every row of a cell carries its provenance."""
+    project = Project.open(built, "demo")
+    counts = {name: rows(built, f"select count(*) as n from {name}")[0]["n"] for name in project.declarations.tables}
+    assert [name for name, count in counts.items() if not count] == []
+    for name, table in project.declarations.tables.items():
+        if table.partitions == "cell":
+            loose = rows(
+                built,
+                f"select * from {name} t anti join materializations m on m.is_current and m.asset = '{name}' "
+                "and m.annotator = t.annotator and m.prompt = t.prompt "
+                "and m.run_id = t.run_id and m.data_version = t.data_version",
+            )
+            assert loose == []
+
+
+def test_a_cell_without_a_key_is_shown_as_not_configured(built: Path) -> None:
+    """It stands on the leaderboard with what is missing, is never failed, and has no row anywhere else."""
+    found = rows(built, "select distinct status, remark, f1 from leaderboard where annotator = 'gpt'")
+    assert found == [
+        {
+            "status": "not_configured",
+            "remark": "set the environment variable ESTNER_TEST_UNSET_KEY",
+            "f1": None,
+        }
+    ]
+    assert rows(built, "select * from annotations where annotator = 'gpt'") == []
+
+
+def test_nothing_changed_makes_nothing(copied: Path, server: FakeOpenAI) -> None:
+    """A second build makes nothing, sends nothing, and changes no row."""
+    before = versions(copied)
+    assert remade(copied) == set()
+    assert (versions(copied), server.questions) == (before, [])
+
+
+def test_one_prompt_edited_remakes_its_cells_alone(copied: Path, server: FakeOpenAI) -> None:
+    """Exactly the prompt's cells and the final tables are remade; all others keep version and run."""
+    before = versions(copied)
+    edit_prompt(copied, "second", "List drugs alone, as JSON.")
+    cell = of_cell(CELL_ASSETS, "stub/second")
+    assert remade(copied) == {"prompts[second]"} | cell | FINAL_ASSETS
+    after = versions(copied)
+    moved = {str(partition) for partition in after if after[partition] != before[partition]}
+    assert moved == {"prompts[second]"} | cell | FINAL_ASSETS
+    assert {note["messages"][-1]["content"].split("\n")[0] for note in server.questions} == {
+        "Find mentions of DRUG, PROCEDURE. List drugs alone, as JSON."
+    }
+    assert len(server.questions) == 30
+
+
+def test_an_edit_that_grounds_to_the_same_spans_stops_at_the_annotations(copied: Path) -> None:
+    """Early cutoff: the annotations are made again, come out the same, and nothing after them is touched."""
+    edit_prompt(copied, "second", "Answer with one JSON object.")
+    assert remade(copied) == {"prompts[second]", "annotations[stub/second]"}
+
+
+def test_comments_and_layout_make_nothing_stale(copied: Path) -> None:
+    """Comments, key order, titles and white space in declarations are no change."""
+    prompt = copied / "declarations" / "prompts" / "second.md"
+    text = prompt.read_text(encoding="utf-8")
+    text = text.replace("title: Zero-shot\nlanguage: en\n", "# a remark\nlanguage: en\ntitle: Another title\n")
+    prompt.write_text(text.replace("JSON.\n", "JSON.  \n") + "\n\n", encoding="utf-8")
+    for name in ("annotators.yaml", "profiles/demo.yaml", "entities.yaml"):
+        path = copied / "declarations" / name
+        path.write_text("# a remark\n\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert remade(copied) == set()
+
+
+def test_there_and_back_again_asks_nothing(copied: Path, server: FakeOpenAI) -> None:
+    """A → B → A ends in sync, with the first result, from stored answers."""
+    before = {partition: version for partition, (version, _) in versions(copied).items()}
+    edit_prompt(copied, "second", "List drugs alone, as JSON.")
+    rebuild(copied)
+    server.questions.clear()
+    (copied / "declarations" / "prompts" / "second.md").write_text(PROMPT, encoding="utf-8")
+    assert "annotations[stub/second]" in remade(copied)
+    after = {partition: version for partition, (version, _) in versions(copied).items()}
+    assert {str(one) for one in after if after[one] != before[one]} <= {"report"}
+    assert server.questions == []
+
+
+def test_settings_reach_only_what_uses_them(copied: Path, server: FakeOpenAI) -> None:
+    """The tagger's learning rate reaches models and curves: no generator, no LLM call."""
+    edit_yaml(copied / "declarations" / "profiles" / "demo.yaml", "tagger", "learning_rate", value=1e-3)
+    assets = {partition.partition("[")[0] for partition in remade(copied)}
+    assert {"ner_models", "learning_curves"} <= assets
+    assert assets <= {"ner_models", "predictions", "evaluation", "learning_curves"} | FINAL_ASSETS
+    assert server.questions == []
+
+
+def test_an_entity_definition_reaches_llm_annotations_alone(copied: Path) -> None:
+    """Another wording of a definition: LLM cells are asked again, the generator and rules are not touched."""
+    edit_yaml(copied / "declarations" / "entities.yaml", "DRUG", "definition", value="Names of medicines only.")
+    assert remade(copied) == {"annotations[stub/zero_shot]", "annotations[stub/second]"}
+
+
+def test_a_failing_cell_holds_back_only_itself(copied: Path) -> None:
+    """A cell that cannot be made fails with its reason; the others and the final tables are made."""
+    (copied / "data" / "terms.tsv").write_text("label\tterm\nDRUG\n", encoding="utf-8")
+    edit_prompt(copied, "second", "List drugs alone, as JSON.")
+    outcome = rebuild(copied)
+    assert [str(partition) for partition in outcome.failed] == ["annotations[lexicon/none]"]
+    assert "terms.tsv" in next(iter(outcome.failed.values()))
+    assert of_cell(CELL_ASSETS, "stub/second") | FINAL_ASSETS <= {str(partition) for partition in outcome.built}
+
+
+def test_bad_records_leave_the_last_good_tables(copied: Path) -> None:
+    """A broken file of records: a clear error with its line, and every table as it was."""
+    before = versions(copied)
+    with (copied / "data" / "records.csv").open("a", encoding="utf-8") as file:
+        file.write("r000,p1,2020-01-01,anamnees,6,mees,J18,tekst\n")
+    outcome = rebuild(copied)
+    assert list(outcome.failed.values()) == [
+        f"{copied}/data/records.csv, line 162: record_id 'r000' stands already in records.csv, line 2"
+    ]
+    assert versions(copied) == before
+
+
+def test_the_lineage_of_a_figure_is_one_query(copied: Path) -> None:
+    """From an F1 back to the prompt's text, in DuckDB alone."""
+    found = rows(
+        copied,
+        """
+        with recursive chain as (
+            select asset, annotator, prompt, data_version, inputs from lineage
+            where is_current and asset = 'evaluation' and annotator = 'stub' and prompt = 'second'
+            union
+            select l.asset, l.annotator, l.prompt, l.data_version, l.inputs
+            from chain c, unnest(c.inputs) as t(i)
+            join lineage l on l.asset = i.name and l.annotator = i.annotator and l.prompt = i.prompt
+                and l.data_version = i.version and i.kind = 'asset'
+        )
+        select json_extract_string(v.content, '$.body') as body
+        from chain c, unnest(c.inputs) as t(i) join declaration_versions v
+            on v.name = i.name and v.annotator = i.annotator and v.prompt = i.prompt and v.version = i.version
+        where c.asset = 'prompts' and i.name = 'prompt'
+        """,
+    )
+    assert [row["body"].split("\n")[1] for row in found] == [
+        'Find mentions of {{ labels | join(", ") }}. Answer with JSON.'
+    ]
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from assets_tests.test_builder import rebuild
+rebuild(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("after_s", [3.0, 6.0])
+def test_a_killed_build_goes_on_to_the_same_end(copied: Path, tmp_path: Path, after_s: float) -> None:
+    """Kill −9 while everything is made from new records; the next build ends where an undisturbed one does."""
+    records = copied / "data" / "records.csv"
+    records.write_text(records.read_text(encoding="utf-8").replace("Kaebusi ei ole", "Kaebusi pole"), encoding="utf-8")
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(copied, undisturbed)
+    process = subprocess.Popen([sys.executable, "-c", BUILD, str(copied)], cwd=Path(__file__).parent.parent)
+    time.sleep(after_s)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert rebuild(copied).failed == {}
+    assert rebuild(undisturbed).failed == {}
+    lasting = [one for one in versions(undisturbed) if one.asset != "report"]
+    assert {one: versions(copied)[one][0] for one in lasting} == {one: versions(undisturbed)[one][0] for one in lasting}
+    project = Project.open(copied, "demo")
+    assert Planner(project.declarations).plan(project.warehouse).steps == ()

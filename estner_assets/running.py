@@ -1,0 +1,155 @@
+"""Runs single steps of a build: in this process, or in worker processes that stay warm between steps."""
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from pathlib import Path
+
+import dagster as dg
+
+from estner_assets.definitions import definitions_of
+from estner_assets.defs.partitions import partition_key
+from estner_assets.defs.table_asset import PROGRESS_LOG
+from estner_assets.project import Project
+from estner_assets.resources.warehouse import Partition
+
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_PR_SET_PDEATHSIG = 1
+
+Report = Callable[[Partition, str], None]
+"""Takes what a step says while it runs."""
+
+
+class Runner:
+    """Materialises one asset partition at a time as a run of the instance."""
+
+    def __init__(self, project: Project, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+        self._job = definitions_of(project.declarations).resolve_implicit_global_asset_job_def()
+
+    def run(self, partition: Partition, report: Report) -> str | None:
+        """Return why the run failed, or None."""
+        with _forwarded(lambda text: report(partition, text)):
+            result = self._job.execute_in_process(
+                instance=self._instance,
+                partition_key=partition_key(partition),
+                asset_selection=[dg.AssetKey(partition.asset)],
+                run_config=_QUIET,
+                raise_on_error=False,
+            )
+        return None if result.success else _failure(result)
+
+
+class InThisProcess:
+    """Runs a step when it is submitted; for one job at a time, and for instances that live in memory."""
+
+    def __init__(self, runner: Runner, report: Report) -> None:
+        self._runner, self._report = runner, report
+
+    def start(self, partition: Partition) -> Future[str | None]:
+        """Run the step and return its finished future."""
+        future: Future[str | None] = Future()
+        future.set_result(self._runner.run(partition, self._report))
+        return future
+
+
+@dataclass
+class Workers:
+    """Runs steps in processes of their own, several at once."""
+
+    pool: ProcessPoolExecutor
+
+    def start(self, partition: Partition) -> Future[str | None]:
+        """Hand the step to a worker."""
+        return self.pool.submit(_run_in_worker, partition)
+
+
+@contextmanager
+def workers(project: Project, jobs: int, report: Report) -> Iterator[Workers]:
+    """Start worker processes on the instance of DAGSTER_HOME; they end with this process, whatever ends it."""
+    context = multiprocessing.get_context("spawn")
+    messages: Queue[tuple[Partition, str] | None] = context.Queue()
+    listener = threading.Thread(target=_listen, args=(messages, report), daemon=True)
+    listener.start()
+    # Every worker computes on its share of the cores; waiting threads sleep instead of spinning.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    pool = ProcessPoolExecutor(
+        jobs,
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(project.root, project.declarations.profile.key, messages),
+    )
+    try:
+        yield Workers(pool)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        messages.put(None)
+        listener.join(timeout=5)
+
+
+def _listen(messages: "Queue[tuple[Partition, str] | None]", report: Report) -> None:
+    while (message := messages.get()) is not None:
+        report(*message)
+
+
+_worker: tuple[Runner, Report] | None = None
+
+
+def _start_worker(root: Path, profile: str, messages: "Queue[tuple[Partition, str] | None]") -> None:
+    global _worker
+    # The parent may be killed without a word; a worker must not write on after it.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    instance = dg.DagsterInstance.get()
+    _worker = (Runner(Project.open(root, profile), instance), lambda *message: messages.put(message))
+
+
+def _run_in_worker(partition: Partition) -> str | None:
+    assert _worker is not None
+    runner, report = _worker
+    return runner.run(partition, report)
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> str:
+    """Return what the failed step says, without the traceback that the run's log keeps."""
+    texts: list[str] = []
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data and data.user_failure_data.description:
+                texts.append(data.user_failure_data.description)
+            elif data.error:
+                cause = data.error.cause or data.error
+                texts.append(f"{cause.cls_name}: {_message(cause.message)}")
+    return "; ".join(texts) or "the run failed before any step; see its log in the UI"
+
+
+def _message(text: str) -> str:
+    return text.partition(": ")[2].strip() or text.strip()
+
+
+@contextmanager
+def _forwarded(report: Callable[[str], None]) -> Iterator[None]:
+    """Pass on what steps log while they run."""
+    handler = _Forwarding(report)
+    PROGRESS_LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        PROGRESS_LOG.removeHandler(handler)
+
+
+class _Forwarding(logging.Handler):
+    def __init__(self, report: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._report(record.getMessage())
