@@ -80,6 +80,7 @@ def test_spans_are_words(rows: list[dict[str, str]], labels: list[dict[str, Any]
         assert line["text"] == text
         for start, end, kind in line["label"]:
             count += 1
+            assert text[:start][-1:] != "-" != text[end:][:1]  # a compound is one word
             inside = text[start:end]
             assert kind in {"DRUG", "PROCEDURE"} and inside and inside == inside.strip()
             assert not text[:start][-1:].isalnum() and not text[end:][:1].isalnum(), (
