@@ -1,6 +1,5 @@
 """Fixtures that several rooms share."""
 
-# ruff: noqa: E402
 import os
 
 # Before torch is loaded: tests run in parallel, one core each.

@@ -130,9 +130,7 @@ def write_records(path: Path, texts: list[str]) -> None:
     """Write records of forty patients with two conditions."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            ["record_id", "patient_id", "date", "genre", "age_group", "sex", "diagnosis", "text"]
-        )
+        writer.writerow(["record_id", "patient_id", "date", "genre", "age_group", "sex", "diagnosis", "text"])
         for number, text in enumerate(texts):
             patient = number % 40
             sex, diagnosis = ("naine", "I10") if patient % 2 else ("mees", "J18")
@@ -141,7 +139,5 @@ def write_records(path: Path, texts: list[str]) -> None:
 
 def write_doccano(path: Path, notes: list[tuple[str, str, list[list[object]]]]) -> None:
     """Write annotated notes, one JSON object a line."""
-    lines = [
-        json.dumps({"id": key, "text": text, "label": spans}, ensure_ascii=False) for key, text, spans in notes
-    ]
+    lines = [json.dumps({"id": key, "text": text, "label": spans}, ensure_ascii=False) for key, text, spans in notes]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

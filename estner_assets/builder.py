@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-from estner_assets.defs.declared import publish_moved
+from estner_assets.defs.declared import DECLARED, publish_moved
 from estner_assets.planner import Plan, Planner, Step
 from estner_assets.project import Project
 from estner_assets.resources.locks import file_lock
@@ -43,9 +43,7 @@ class Event:
     text: str
 
 
-def build(
-    project: Project, instance: dg.DagsterInstance, report: Callable[[Event], None], jobs: int = 1
-) -> Outcome:
+def build(project: Project, instance: dg.DagsterInstance, report: Callable[[Event], None], jobs: int = 1) -> Outcome:
     """Bring the project up to date, several steps at once where ``jobs`` says so.
 
     A step that fails holds back only what is made from it. A second build waits for the first.
@@ -90,10 +88,13 @@ class _Build:
     def run(self) -> Outcome:
         while True:
             plan = Planner(self.project.declarations).plan(self.project.warehouse)
-            published = [self._publish(step) for step in self._due(plan) if _is_declared(step)]
-            if published:
+            due = self._due(plan)
+            declared = [step for step in due if step.partition.asset in DECLARED]
+            for step in declared:
+                self._publish(step)
+            if declared:
                 continue
-            for step in self._due(plan):
+            for step in due:
                 if len(self.running) < self.jobs:
                     self._start(step)
             if not self.running:
@@ -158,7 +159,3 @@ class _Build:
         settled = {*self.outcome.failed, *self.outcome.built}
         self.outcome.blocked = [step.partition for step in plan.steps if step.partition not in settled]
         self.outcome.not_configured = {str(cell): text for cell, text in plan.not_configured.items()}
-
-
-def _is_declared(step: Step) -> bool:
-    return step.partition.asset in ("prompts", "annotators")

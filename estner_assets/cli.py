@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from estner_assets.declarations import DeclarationError
@@ -45,11 +46,11 @@ def _opened(root: Path | None, profile: str | None) -> Iterator[Project]:
         yield Project.open(root, profile)
     except DeclarationError as error:
         for problem in error.problems:
-            err.print(f"[red]✗[/red] {problem}", highlight=False, soft_wrap=True)
+            err.print(f"[red]✗[/red] {escape(str(problem))}", highlight=False, soft_wrap=True)
         err.print(f"{len(error.problems)} mistake(s) in the declarations; nothing was run.")
         raise typer.Exit(2) from None
     except (LockTimeoutError, WarehouseBusyError) as error:
-        err.print(f"[red]✗[/red] {error}", highlight=False, soft_wrap=True)
+        err.print(f"[red]✗[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(3) from None
 
 
@@ -91,7 +92,8 @@ def plan(
         print(json.dumps({"steps": steps, "not_configured": missing}, ensure_ascii=False, indent=1))
         return
     for step in planned.steps:
-        out.print(f"{step.state:8}{step.partition}  [dim]{step.explanation}[/dim]", highlight=False)
+        line = f"{step.state:8}{escape(str(step.partition))}  [dim]{escape(step.explanation)}[/dim]"
+        out.print(line, highlight=False, soft_wrap=True)
     _print_not_configured({str(cell): text for cell, text in planned.not_configured.items()})
     out.print(f"{len(planned.steps)} to make" if planned.steps else "everything is up to date")
 
@@ -106,7 +108,7 @@ def build(
     with _opened(project, profile) as opened:
         outcome = _build(opened, jobs)
     for partition, text in outcome.failed.items():
-        err.print(f"[red]✗[/red] {partition}: {text}", highlight=False, soft_wrap=True)
+        err.print(f"[red]✗[/red] {escape(f'{partition}: {text}')}", highlight=False, soft_wrap=True)
     out.print(
         f"{len(outcome.built)} built, {len(outcome.failed)} failed, {len(outcome.blocked)} held back", highlight=False
     )
@@ -122,7 +124,7 @@ def _build(project: Project, jobs: int) -> Any:
 
     def report(event: Event) -> None:
         marks = {"start": "▸", "progress": " ", "done": "[green]✓[/green]", "failed": "[red]✗[/red]"}
-        out.print(f"{marks[event.kind]} {event.partition}: {event.text}", highlight=False, soft_wrap=True)
+        out.print(f"{marks[event.kind]} {escape(f'{event.partition}: {event.text}')}", highlight=False, soft_wrap=True)
 
     _set_dagster_home(project)
     with dg.DagsterInstance.get() as instance:
@@ -146,7 +148,19 @@ def leaderboard(project: ProjectOption = None, profile: ProfileOption = None) ->
 
 def _print_leaderboard(rows: list[dict[str, Any]]) -> None:
     table = RichTable(title="Strict span F1 on the gold notes")
-    for name in ("entity", "rank", "annotator", "prompt", "system", "notes", "P", "R", "F1", "95 % interval", "partial"):
+    for name in (
+        "entity",
+        "rank",
+        "annotator",
+        "prompt",
+        "system",
+        "notes",
+        "P",
+        "R",
+        "F1",
+        "95 % interval",
+        "partial",
+    ):
         table.add_column(name, justify="right" if name in ("rank", "notes", "P", "R", "F1", "partial") else "left")
     for row in rows:
         if row["f1"] is None:
@@ -166,7 +180,9 @@ def _print_leaderboard(rows: list[dict[str, Any]]) -> None:
             f"{row['partial_f1']:.3f}",
         )
     out.print(table)
-    remarks = {f"{row['annotator']}/{row['prompt']}": f"{row['status']}: {row['remark']}" for row in rows if row["remark"]}
+    remarks = {
+        f"{row['annotator']}/{row['prompt']}": f"{row['status']}: {row['remark']}" for row in rows if row["remark"]
+    }
     for cell, remark in remarks.items():
         out.print(f"[dim]{cell}: {remark}[/dim]", highlight=False)
 
@@ -195,5 +211,3 @@ def _set_dagster_home(project: Project) -> None:
 def _print_not_configured(cells: dict[str, str]) -> None:
     for cell, text in cells.items():
         out.print(f"[yellow]not configured[/yellow] {cell}: {text}", highlight=False)
-
-

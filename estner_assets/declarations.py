@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,7 @@ class _Reader:
             front_matter, body = self._split_front_matter(path)
             if front_matter is not None:
                 values = {"key": path.stem, **front_matter, "body": body}
-                self._validated(path, "", lambda values=values: Prompt.model_validate(values), found, path.stem)
+                self._validated(path, "", partial(Prompt.model_validate, values), found, path.stem)
         return found
 
     def _profiles(self) -> dict[str, Profile]:
@@ -194,7 +194,7 @@ class _Reader:
             body = self._yaml(path)
             if body is not None:
                 values = {"key": path.stem, **body}
-                self._validated(path, "", lambda values=values: Profile.model_validate(values), found, path.stem)
+                self._validated(path, "", partial(Profile.model_validate, values), found, path.stem)
         return found
 
     def _tables(self) -> dict[str, Table]:
@@ -203,7 +203,7 @@ class _Reader:
         found: dict[str, Table] = {}
         for path in sorted(folder.glob("*.yaml")):
             if self._yaml(path) is not None:
-                self._validated(path, "", lambda path=path: read_table(path), found, path.stem)
+                self._validated(path, "", partial(read_table, path), found, path.stem)
         return found
 
     # --- what goes across files ---------------------------------------------------------------------
@@ -272,14 +272,12 @@ class _Reader:
         found: dict[str, Any] = {}
         for key, body in (self._yaml(path) or {}).items():
             if isinstance(body, dict):
-                self._validated(path, str(key), lambda key=key, body=body: make(key, body), found, key)
+                self._validated(path, str(key), partial(make, key, body), found, key)
             else:
                 self._add(path, str(key), "must be a mapping of settings")
         return found
 
-    def _validated(
-        self, path: Path, prefix: str, make: Callable[[], Any], found: dict[str, Any], key: str
-    ) -> None:
+    def _validated(self, path: Path, prefix: str, make: Callable[[], Any], found: dict[str, Any], key: str) -> None:
         try:
             found[key] = make()
         except ValidationError as error:
@@ -340,7 +338,8 @@ class _UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: 
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} twice", key_node.start_mark)
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def _message(detail: Any) -> str:

@@ -134,7 +134,10 @@ class Planner:
                 found.append(Input("asset", source.asset, source.annotator, source.prompt, made.data_version))
             elif not self.is_fan_in(partition, source):
                 missing.append(source)
-        found += [Input("setting", one.name, one.annotator, one.prompt, one.version) for one in self.setting_versions(partition)]
+        found += [
+            Input("setting", one.name, one.annotator, one.prompt, one.version)
+            for one in self.setting_versions(partition)
+        ]
         return sorted(found), missing
 
     # --- what is out of date ------------------------------------------------------------------------
@@ -224,9 +227,7 @@ def _owner(setting_name: str, key: str | Cell | None) -> tuple[str, str]:
             return "", ""
 
 
-def _differences(
-    was: Sequence[Input], expected: Sequence[Input]
-) -> list[tuple[Input | None, Input | None]]:
+def _differences(was: Sequence[Input], expected: Sequence[Input]) -> list[tuple[Input | None, Input | None]]:
     before = {one.identity: one for one in was}
     after = {one.identity: one for one in expected}
     return [
@@ -239,10 +240,7 @@ def _differences(
 def _cause(was: Input | None, now: Input | None, contents: Mapping[str, str]) -> str:
     one = now or was
     assert one is not None
-    if one.kind == "asset":
-        shown = str(Partition(one.name, one.annotator, one.prompt))
-    else:
-        shown = one.name
+    shown = str(Partition(one.name, one.annotator, one.prompt)) if one.kind == "asset" else one.name
     if was is None:
         return f"{shown} is new"
     if now is None:

@@ -128,7 +128,9 @@ def _markdown(title: str, sections: Sections) -> str:
 
 
 def _html(title: str, sections: Sections) -> str:
-    parts = [f"<section><h2>{name}</h2><p>{text}</p>{_html_table(rows)}</section>" for name, (text, rows) in sections.items()]
+    parts = [
+        f"<section><h2>{name}</h2><p>{text}</p>{_html_table(rows)}</section>" for name, (text, rows) in sections.items()
+    ]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'

@@ -153,12 +153,7 @@ class LlamaCppAnnotator(LlmAnnotator):
 
 
 Annotator = Annotated[
-    LexiconAnnotator
-    | ReferenceAnnotator
-    | OpenAIAnnotator
-    | AzureAnnotator
-    | CompatibleAnnotator
-    | LlamaCppAnnotator,
+    LexiconAnnotator | ReferenceAnnotator | OpenAIAnnotator | AzureAnnotator | CompatibleAnnotator | LlamaCppAnnotator,
     Field(discriminator="kind"),
 ]
 
@@ -166,9 +161,7 @@ Annotator = Annotated[
 # --- profile ----------------------------------------------------------------------------------------
 
 
-RecordColumn = Literal[
-    "record_id", "patient_id", "date", "genre", "age_group", "sex", "diagnosis", "text"
-]
+RecordColumn = Literal["record_id", "patient_id", "date", "genre", "age_group", "sex", "diagnosis", "text"]
 
 RECORD_COLUMNS: tuple[str, ...] = get_args(RecordColumn)
 

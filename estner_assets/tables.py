@@ -56,9 +56,7 @@ class Table(Declaration):
     def data_version(self, rows: Iterable[Row]) -> str:
         """Return a hash of the rows' lasting columns that does not depend on the rows' order."""
         lasting = [name for name, column in self.columns.items() if not column.volatile]
-        encoded = sorted(
-            json.dumps([row[name] for name in lasting], ensure_ascii=False, default=str) for row in rows
-        )
+        encoded = sorted(json.dumps([row[name] for name in lasting], ensure_ascii=False, default=str) for row in rows)
         return hashlib.sha256("\n".join(encoded).encode()).hexdigest()[:16]
 
     def check_rows(self, rows: Sequence[Row]) -> None:

@@ -65,7 +65,7 @@ def setting(declarations: Declarations, name: str, key: str | Cell | None = None
             return _gold_annotator(declarations, key)
         case "report", None:
             return {"profile": profile.key, "description": profile.description}
-        case ("generator" | "sampling" | "originality" | "tagger" | "evaluation" | "learning_curves"), _:
+        case (("generator" | "sampling" | "originality" | "tagger" | "evaluation" | "learning_curves"), _):
             return getattr(profile, name).model_dump()
     raise KeyError(f"no setting {name!r} for {key!r}")
 

@@ -20,11 +20,7 @@ def notes():
 
 @pytest.fixture(scope="module")
 def mentions(notes):
-    return [
-        (note, start, end, label, note["text"][start:end])
-        for note in notes
-        for start, end, label in note["label"]
-    ]
+    return [(note, start, end, label, note["text"][start:end]) for note in notes for start, end, label in note["label"]]
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +61,7 @@ def test_metadata(notes):
 
 def test_diagnosis_fits_sex(notes):
     """No man has a diagnosis of the female organs or of childbirth, and no woman one of the prostate."""
-    female = {
-        note["diagnosis"]
-        for note in notes
-        if re.match(r"C5[3-6]|D2[57]|N8[0-9]|N9[1-7]|O", note["diagnosis"])
-    }
+    female = {note["diagnosis"] for note in notes if re.match(r"C5[3-6]|D2[57]|N8[0-9]|N9[1-7]|O", note["diagnosis"])}
     male = {note["diagnosis"] for note in notes if re.match(r"C61|N40", note["diagnosis"])}
     assert female and male
     assert all(note["sex"] == "naine" for note in notes if note["diagnosis"] in female)
@@ -136,9 +128,7 @@ def test_spans_are_whole_words(mentions):
 def test_spans_hold_no_dose_and_no_placeholder(mentions):
     """A span holds no strength, no placeholder, no sentence end and no line end."""
     for note, _, _, _, span in mentions:
-        assert not re.search(r"\d\s*(mg|mcg|ml|TÜ|g)\b|\b(DATE|NAME)\b|[.,;:!?()\n]", span), (
-            f"{note['id']}: {span}"
-        )
+        assert not re.search(r"\d\s*(mg|mcg|ml|TÜ|g)\b|\b(DATE|NAME)\b|[.,;:!?()\n]", span), f"{note['id']}: {span}"
 
 
 def test_placeholders_occur(notes):
@@ -157,9 +147,7 @@ def test_marked_words_are_marked_everywhere(notes, mentions):
         for start, end, _ in note["label"]:
             rest[start:end] = "|" * (end - start)
         for word in re.findall(r"[\w][\w'/-]*", "".join(rest)):
-            assert word not in forms and (word.isupper() or word.lower() not in forms), (
-                f"{note['id']}: {word}"
-            )
+            assert word not in forms and (word.isupper() or word.lower() not in forms), f"{note['id']}: {word}"
 
 
 def test_unmarked_words_are_never_marked(mentions):

@@ -24,12 +24,8 @@ ENTITIES = [
         negative=["arst"],
     ),
 ]
-JSON_PROMPT = Prompt(
-    key="p", title="P", language="en", body="{{ labels | join }}\n{{ note }}", max_answer_tokens=99
-)
-WORD_PROMPT = Prompt(
-    key="w", title="W", language="en", mode="tag_words", body="{{ word }}", max_answer_tokens=4
-)
+JSON_PROMPT = Prompt(key="p", title="P", language="en", body="{{ labels | join }}\n{{ note }}", max_answer_tokens=99)
+WORD_PROMPT = Prompt(key="w", title="W", language="en", mode="tag_words", body="{{ word }}", max_answer_tokens=4)
 
 
 def run(notes: list[Note], prompt: Prompt, store: ResponseStore, **changes: object) -> list[NoteAnswer]:
@@ -127,9 +123,7 @@ def test_words_become_spans(serve: FakeServer, store: ResponseStore) -> None:
     assert len(answer.request_keys) == 8
 
 
-def test_a_word_without_an_answer_fails_its_note_until_the_next_run(
-    serve: FakeServer, store: ResponseStore
-) -> None:
+def test_a_word_without_an_answer_fails_its_note_until_the_next_run(serve: FakeServer, store: ResponseStore) -> None:
     """A note whose words were not all answered is failed, and the next run asks the missing words only."""
     fake = serve(lambda q: error(500, "oops") if q["messages"][-1]["content"] == "Enap" else tag(q))
     [answer] = run([Note("1", TEXT)], WORD_PROMPT, store, retries=0)

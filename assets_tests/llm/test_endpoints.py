@@ -94,9 +94,7 @@ def test_another_server_never_sees_the_openai_key(
     assert [name for name, value in headers.items() if SECRET in value] == []
 
 
-def test_a_key_is_not_shown(
-    serve: FakeServer, store: ResponseStore, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_key_is_not_shown(serve: FakeServer, store: ResponseStore, caplog: pytest.LogCaptureFixture) -> None:
     """Neither an endpoint's text form nor the most talkative log holds the key."""
     serve(lambda q: completion("{}"))
     with caplog.at_level(logging.DEBUG):

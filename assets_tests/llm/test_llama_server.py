@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import estner_assets
+from assets_tests.llm.test_weights import BODY, install, weights
 from estner_assets.llm.annotate import Note, annotate_notes
 from estner_assets.llm.endpoints import missing_configuration
 from estner_assets.llm.llama_server import ServerError, running_server
@@ -19,12 +20,8 @@ from estner_assets.llm.store import ResponseStore
 from estner_assets.ner.parsing import AnswerStatus
 from estner_assets.settings import Entity, LlamaCppAnnotator, Prompt
 
-DECLARED = yaml.safe_load(
-    (Path(estner_assets.__file__).parent / "declarations" / "annotators.yaml").read_text()
-)
-SMOLLM = LlamaCppAnnotator.model_validate(
-    {"key": "smollm2-135m", **DECLARED["smollm2-135m"], "context_tokens": 512}
-)
+DECLARED = yaml.safe_load((Path(estner_assets.__file__).parent / "declarations" / "annotators.yaml").read_text())
+SMOLLM = LlamaCppAnnotator.model_validate({"key": "smollm2-135m", **DECLARED["smollm2-135m"], "context_tokens": 512})
 MISSING = missing_configuration(SMOLLM)
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 ENTITIES = [
@@ -89,11 +86,11 @@ def test_the_server_dies_with_its_parent() -> None:
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is no model ends in an error with the server's own log."""
-    broken = tmp_path / "broken.gguf"
-    broken.write_bytes(b"not a model")
-    monkeypatch.setattr("estner_assets.llm.llama_server.find_weights", lambda weights: broken)
+    install(tmp_path, "tiny-llm", {"tiny.gguf": BODY})
+    monkeypatch.syspath_prepend(tmp_path)
+    broken = SMOLLM.model_copy(update={"weights": weights()})
     with (
         pytest.raises(ServerError, match=r"did not start \(exit status 1\).*\n[\s\S]*model loading error"),
-        running_server(SMOLLM, print),
+        running_server(broken, print),
     ):
         pass

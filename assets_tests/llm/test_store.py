@@ -73,9 +73,7 @@ def test_the_claims_of_a_dead_process_are_free(store: ResponseStore) -> None:
         "store = ResponseStore(Path(sys.argv[1]));"
         "print(store.claim('k', 'doomed'), flush=True); time.sleep(60)"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(store.path)], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(store.path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process.stdout:
         assert (process.stdout.readline(), store.claim("k", "heir")) == ("True\n", False)

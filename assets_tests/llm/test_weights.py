@@ -29,9 +29,7 @@ def weights(**changes: str) -> Weights:
     return Weights(**{**values, "sha256": hashlib.sha256(BODY).hexdigest(), **changes})
 
 
-def test_a_file_is_found_by_the_record_of_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_found_by_the_record_of_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The declared file is found and checked without importing the package."""
     install(tmp_path, "tiny-llm", {"tiny.gguf": BODY}, requires=("some-runtime>=1",))
     monkeypatch.syspath_prepend(tmp_path)

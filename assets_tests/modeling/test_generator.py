@@ -25,9 +25,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def train(
-    folder: Path, notes: list[ConditionedNote], **changes: object
-) -> tuple[Path, GeneratorReport, list[str]]:
+def train(folder: Path, notes: list[ConditionedNote], **changes: object) -> tuple[Path, GeneratorReport, list[str]]:
     lines: list[str] = []
     folder.mkdir()
     settings = GeneratorSettings.model_validate({**TINY.model_dump(), **changes})
@@ -151,9 +149,7 @@ def test_training_from_a_checkpoint(tmp_path: Path):
         (tiny_notes(40), {"learning_rate": 1e30}, r"lower generator\.learning_rate"),
     ],
 )
-def test_what_cannot_be_trained(
-    tmp_path: Path, notes: list[ConditionedNote], changes: dict[str, object], message: str
-):
+def test_what_cannot_be_trained(tmp_path: Path, notes: list[ConditionedNote], changes: dict[str, object], message: str):
     """The message names what to change."""
     with pytest.raises((ValueError, RuntimeError), match=message):
         train(tmp_path / "g", notes, **changes)

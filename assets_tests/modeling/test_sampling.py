@@ -64,9 +64,7 @@ def test_finished_and_unfinished_notes(generator: Path):
     cut = sample(generator, MIXED, max_new_tokens=3)
     assert sum(note.finish_reason == "stop" and note.text.endswith(".\nOlek hea.") for note in notes) > 20
     assert {(note.finish_reason, note.tokens) for note in cut} == {("length", 3)}
-    assert not any(
-        note.text.startswith(note.condition.prefix) or "<|endoftext|>" in note.text for note in notes
-    )
+    assert not any(note.text.startswith(note.condition.prefix) or "<|endoftext|>" in note.text for note in notes)
 
 
 def test_prefix_and_note_fit_into_the_context(generator: Path):
@@ -85,9 +83,7 @@ def test_the_likeliest_tokens_are_those_of_greedy_search(generator: Path):
     tokenizer, model = load_generator(generator)
     for condition, note in zip(MIXED[:3], sample(generator, MIXED[:3], top_k=1), strict=True):
         ids = torch.tensor(encode_prefixes(tokenizer, [condition]))
-        greedy = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False)[
-            0
-        ]
+        greedy = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False)[0]
         text = tokenizer.decode(greedy[ids.shape[1] :], skip_special_tokens=True)
         assert note.text == text.strip()
 

@@ -79,18 +79,14 @@ def quiet(_: str) -> None:
     """Drop progress lines."""
 
 
-def brute_force(
-    crf: LinearChainCrf, emissions: torch.Tensor, tags: list[str]
-) -> dict[tuple[int, ...], float]:
+def brute_force(crf: LinearChainCrf, emissions: torch.Tensor, tags: list[str]) -> dict[tuple[int, ...], float]:
     """Return the score of every valid BIO sequence."""
     scores = {}
     for path in product(range(len(tags)), repeat=len(emissions)):
         names = ["O", *(tags[tag] for tag in path)]
         pairs = pairwise(names)
         if all(not now.startswith("I-") or before[1:] == now[1:] for before, now in pairs):
-            score = (
-                crf.start[path[0]] + crf.end[path[-1]] + sum(emissions[i, tag] for i, tag in enumerate(path))
-            )
+            score = crf.start[path[0]] + crf.end[path[-1]] + sum(emissions[i, tag] for i, tag in enumerate(path))
             score += sum(crf.transitions[a, b] for a, b in pairwise(path))
             scores[path] = float(score)
     return scores
@@ -212,9 +208,7 @@ def test_trap_21_training_stops_when_validation_no_longer_improves(tmp_path: Pat
 
 def test_trap_21_fixed_steps_are_exact_whatever_the_size(tmp_path: Path) -> None:
     """With max_steps small and large training sets get the same number of steps."""
-    reports = [
-        train_tagger(NOTES[:size], LABELS, SETTINGS, tmp_path, quiet, max_steps=11) for size in (4, 60)
-    ]
+    reports = [train_tagger(NOTES[:size], LABELS, SETTINGS, tmp_path, quiet, max_steps=11) for size in (4, 60)]
     assert [(report.steps, report.stopped_early) for report in reports] == [(11, False), (11, False)]
 
 

@@ -18,8 +18,7 @@ def _grounded(text: str, *answers: str) -> list[tuple[str, str, int]]:
     """Return status, characters and start of each answer; -1 where it has no span."""
     groundings = ground(text, [Answered("DRUG", answer) for answer in answers], ET)
     return [
-        (g.status.value, g.span.text_in(text) if g.span else "", g.span.start if g.span else -1)
-        for g in groundings
+        (g.status.value, g.span.text_in(text) if g.span else "", g.span.start if g.span else -1) for g in groundings
     ]
 
 

@@ -91,9 +91,7 @@ def test_longest_match_wins() -> None:
 def test_abbreviations_keep_their_case() -> None:
     """An abbreviation in lower case stands alone or with a marked ending; else it is another word."""
     lexicon = Lexicon([Term("DRUG", "ASA")], ET)
-    found = [
-        word for word in ("ASA", "ASAt", "ASA-d", "asa", "asa-d", "asal", "Asal") if lexicon.annotate(word)
-    ]
+    found = [word for word in ("ASA", "ASAt", "ASA-d", "asa", "asa-d", "asal", "Asal") if lexicon.annotate(word)]
     assert found == ["ASA", "ASAt", "ASA-d", "asa", "asa-d"]
 
 

@@ -30,9 +30,7 @@ def random_corpus(seed: int, documents: int = 40) -> tuple[list[list[Span]], lis
     rng = random.Random(seed)
     tokens = tokenize(TEXT)
     gold = [random_spans(rng, tokens, rng.randint(0, 4)) for _ in range(documents)]
-    predicted = [
-        spans if rng.random() < 0.4 else random_spans(rng, tokens, rng.randint(0, 4)) for spans in gold
-    ]
+    predicted = [spans if rng.random() < 0.4 else random_spans(rng, tokens, rng.randint(0, 4)) for spans in gold]
     return gold, predicted, [TEXT] * documents
 
 
@@ -42,9 +40,7 @@ def test_strict_is_seqevals_strict_mode(seed: int, label: str | None) -> None:
     """On spans at token boundaries our strict score is seqeval's in strict mode with IOB2."""
     gold, predicted, texts = random_corpus(seed)
     keep = [[[s for s in spans if label in (None, s.label)] for spans in side] for side in (gold, predicted)]
-    tagged = [
-        [to_bio(tokenize(text), spans) for text, spans in zip(texts, side, strict=True)] for side in keep
-    ]
+    tagged = [[to_bio(tokenize(text), spans) for text, spans in zip(texts, side, strict=True)] for side in keep]
     expected = seqeval_strict(*tagged, scheme=IOB2, average="micro", zero_division=0)
     score = strict(gold, predicted, label)
     assert (score.precision, score.recall, score.f1, score.support) == pytest.approx(expected)
@@ -56,8 +52,7 @@ def test_strict_partial_and_type_agree_with_nervaluate(seed: int) -> None:
     rng = random.Random(seed)
     gold = [[Span(10 * i, 10 * i + rng.randint(3, 9), "DRUG") for i in range(6)] for _ in range(20)]
     predicted = [
-        [Span(s.start + rng.choice([0, 0, 1]), s.end, "DRUG") for s in spans if rng.random() < 0.8]
-        for spans in gold
+        [Span(s.start + rng.choice([0, 0, 1]), s.end, "DRUG") for s in spans if rng.random() < 0.8] for spans in gold
     ]
     sides = [
         [[{"label": s.label, "start": s.start, "end": s.end - 1} for s in spans] for spans in side]
@@ -74,9 +69,7 @@ def test_strict_partial_and_type_agree_with_nervaluate(seed: int) -> None:
 def test_partial_credit_by_hand() -> None:
     """Exact counts 1, overlap of the same label a half, overlap of another label nothing."""
     gold = [[Span(0, 5, "DRUG"), Span(6, 20, "PROCEDURE"), Span(30, 34, "DRUG")]]
-    predicted = [
-        [Span(0, 5, "DRUG"), Span(10, 25, "PROCEDURE"), Span(30, 34, "PROCEDURE"), Span(40, 41, "DRUG")]
-    ]
+    predicted = [[Span(0, 5, "DRUG"), Span(10, 25, "PROCEDURE"), Span(30, 34, "PROCEDURE"), Span(40, 41, "DRUG")]]
     assert strict(gold, predicted, None) == Score(1 / 4, 1 / 3, 2 / 7, 3, 4, 1.0)
     assert partial(gold, predicted, None) == Score(1.5 / 4, 1.5 / 3, 3 / 7, 3, 4, 1.5)
     assert type_only(gold, predicted, None) == Score(2 / 4, 2 / 3, 4 / 7, 3, 4, 2.0)
@@ -108,10 +101,7 @@ def test_matching_is_the_best_one_whatever_the_order() -> None:
     rng = random.Random(11)
     for _ in range(150):
         sides = [
-            [
-                Span(a, a + rng.randint(1, 8), rng.choice(LABELS))
-                for a in rng.choices(range(12), k=rng.randint(0, 3))
-            ]
+            [Span(a, a + rng.randint(1, 8), rng.choice(LABELS)) for a in rng.choices(range(12), k=rng.randint(0, 3))]
             for _ in range(2)
         ]
         shuffled = [[rng.sample(side, len(side))] for side in sides]
@@ -134,10 +124,7 @@ def test_notebook_protocol_is_seqevals_lenient_mode_on_subwords(seed: int, label
     gold, predicted, texts = random_corpus(seed)
     keep = [[[s for s in spans if label in (None, s.label)] for spans in side] for side in (gold, predicted)]
     tagged = [
-        [
-            subword_tags(fixed_pieces(text), tokenize(text), spans)
-            for text, spans in zip(texts, side, strict=True)
-        ]
+        [subword_tags(fixed_pieces(text), tokenize(text), spans) for text, spans in zip(texts, side, strict=True)]
         for side in keep
     ]
     expected = seqeval_lenient(*tagged, average="micro", zero_division=0)

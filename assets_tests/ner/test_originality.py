@@ -65,9 +65,7 @@ def test_decomposed_letters_do_not_hide_a_copy():
 
 def test_runs_do_not_cross_notes_or_records():
     """A run ends where its note or its record ends."""
-    verdicts = longest_common_runs(
-        [("s1", "a b"), ("s2", "c d")], [("r1", "a b c d"), ("r2", "x a"), ("r3", "b")]
-    )
+    verdicts = longest_common_runs([("s1", "a b"), ("s2", "c d")], [("r1", "a b c d"), ("r2", "x a"), ("r3", "b")])
     assert [(verdict.note_id, verdict.longest_run_words) for verdict in verdicts] == [("s1", 2), ("s2", 2)]
 
 

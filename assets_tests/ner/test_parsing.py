@@ -26,12 +26,10 @@ A, B, KT = Mention("DRUG", "a"), Mention("DRUG", "b"), Mention("PROCEDURE", "KT"
         '{"DRUG": ["a"], "DRUG": ["b"], "PROCEDURE": ["KT"]}',
         '{"DRUG": ["a", "b"]}\n{"PROCEDURE": ["KT"]}',
         '{"DRUG": ["draft"]} No, better: {"DRUG": ["a", "b"], "PROCEDURE": ["KT"]}',
-        '<think>{"DRUG": ["wrong"]</think>{"answer": {"DRUG": [{"text": "a"}, "b"],'
-        ' "PROCEDURE": ["KT", "none"]}}',
+        '<think>{"DRUG": ["wrong"]</think>{"answer": {"DRUG": [{"text": "a"}, "b"], "PROCEDURE": ["KT", "none"]}}',
         '{"entities": [{"label": "DRUG", "text": " a "}, {"label": "drug", "text": "b"},'
         ' {"label": "PROCEDURE", "text": "KT"}]}',
-        '[{"label": "DRUG", "text": "a"}, {"label": "DRUG", "text": "b"},'
-        ' {"label": "PROCEDURE", "text": "KT"}]',
+        '[{"label": "DRUG", "text": "a"}, {"label": "DRUG", "text": "b"}, {"label": "PROCEDURE", "text": "KT"}]',
     ],
 )
 def test_every_usual_form_of_an_answer_gives_the_same_mentions(text: str) -> None:
@@ -51,9 +49,7 @@ def test_a_repeated_mention_is_kept_in_its_place() -> None:
     assert parse_json_answer('{"DRUG": ["a", "b", "a"]}', LABELS)[1] == (A, B, A)
 
 
-@pytest.mark.parametrize(
-    "nothing", ['{"DRUG": [], "PROCEDURE": null}', '{"DRUG": ["none"]}', '{"entities": []}', "{}"]
-)
+@pytest.mark.parametrize("nothing", ['{"DRUG": [], "PROCEDURE": null}', '{"DRUG": ["none"]}', '{"entities": []}', "{}"])
 def test_nothing_found_is_an_answer(nothing: str) -> None:
     """An answer that finds nothing is annotated, with no mention and nothing to complain of."""
     assert parse_json_answer(nothing, LABELS) == (AnswerStatus.ANNOTATED, (), "")

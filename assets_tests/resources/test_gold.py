@@ -30,7 +30,10 @@ def test_spans_are_characters_of_the_text(tmp_path: Path) -> None:
         ([{"id": 1, "text": "Enap", "label": [[0, 5, "DRUG"]]}], "line 1: span 0-5 (DRUG) does not lie in its text"),
         ([{"id": 1, "text": "Enap", "label": [[2, 2, "DRUG"]]}], "line 1: span 2-2"),
         ([{"id": 1, "text": "Enap Enap", "label": [[0, 9, "DRUG"], [5, 9, "DRUG"]]}], "overlaps"),
-        ([{"id": 1, "text": "Enap", "label": [[0, 4, "RAVIM"]]}], "unknown label 'RAVIM' at 0; allowed: DRUG, PROCEDURE"),
+        (
+            [{"id": 1, "text": "Enap", "label": [[0, 4, "RAVIM"]]}],
+            "unknown label 'RAVIM' at 0; allowed: DRUG, PROCEDURE",
+        ),
         ([{"id": 1, "text": "Enap ", "label": [[0, 5, "DRUG"]]}], "white space"),
         ([{"id": 1, "text": "Enap", "label": [[0, "4", "DRUG"]]}], "is not [start, end, label]"),
         ([{"id": 1, "text": "Enap"}], "`label` must be a list"),

@@ -19,7 +19,7 @@ from estner_assets.resources.warehouse import (
     SettingVersion,
     Warehouse,
 )
-from estner_assets.tables import Column, Table, read_table
+from estner_assets.tables import Column, read_table
 
 TABLES = {path.stem: read_table(path) for path in (declarations_folder(project_root()) / "tables").glob("*.yaml")}
 CELL = Partition("predictions", "lexicon", "none")
@@ -59,9 +59,7 @@ def test_publishing_replaces_one_partition(warehouse: Warehouse) -> None:
     warehouse.publish(made(CELL, "v1"), [prediction("a"), prediction("b")], [])
     warehouse.publish(made(other, "v2"), [prediction("a")], [])
     warehouse.publish(made(CELL, "v3", run_id="later"), [prediction("c")], [])
-    found = warehouse.query(
-        "select annotator, prompt, run_id, data_version, document_id from predictions order by all"
-    )
+    found = warehouse.query("select annotator, prompt, run_id, data_version, document_id from predictions order by all")
     assert [tuple(row.values()) for row in found] == [
         ("gpt", "zero_shot", "run", "v2", "a"),
         ("lexicon", "none", "later", "v3", "c"),

@@ -89,9 +89,7 @@ def _reference_rows(step: Step, annotator: ReferenceAnnotator, notes: Sequence[R
 
 
 def _ruled_row(note: Row, source: str, spans: Sequence[Span]) -> Row:
-    mentions = [
-        _mention(span.label, span.text_in(note["text"]), "exact", 1.0, span, note["text"]) for span in spans
-    ]
+    mentions = [_mention(span.label, span.text_in(note["text"]), "exact", 1.0, span, note["text"]) for span in spans]
     return _row(note, source, AnswerStatus.ANNOTATED, mentions)
 
 

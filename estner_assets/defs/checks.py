@@ -1,7 +1,6 @@
 """Asset checks: the rules that the tables declare, and what must hold across tables."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import dagster as dg
 
@@ -72,7 +71,11 @@ def outside_records(project: ProjectResource) -> dg.AssetCheckResult:
         "select 'gold ' || document_id, text from gold_documents"
     )
     repeats = near_duplicates([(row["id"], row["text"]) for row in texts])
-    copies = [f"{one} repeats {other}" for one, other in repeats.items() if one.startswith("gold ") and other.startswith("record ")]
+    copies = [
+        f"{one} repeats {other}"
+        for one, other in repeats.items()
+        if one.startswith("gold ") and other.startswith("record ")
+    ]
     faults = [f"patient {row['patient_id']} stands in both" for row in patients] + copies
     sentence = "; ".join(faults[:5]) or "no gold note, and no gold patient, is known to the generator"
     return dg.AssetCheckResult(passed=not faults, description=sentence, metadata={"faults": len(faults)})

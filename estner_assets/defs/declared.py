@@ -14,6 +14,9 @@ from estner_assets.resources.warehouse import Partition
 from estner_assets.settings import NO_PROMPT
 from estner_assets.versions import annotator_content, content_version, prompt_content
 
+DECLARED = ("prompts", "annotators")
+"""Assets that are published from their declaration, without a run."""
+
 
 def prompts(step: Step) -> Made:
     """One row per prompt that is declared."""
@@ -51,7 +54,7 @@ def publish_moved(project: Project, instance: dg.DagsterInstance, partitions: It
 
     A row and a runless materialization each; nothing is written for a declaration that stayed the same.
     """
-    declared = [one for one in partitions if one.asset in (prompts.__name__, annotators.__name__)]
+    declared = [one for one in partitions if one.asset in DECLARED]
     state = project.warehouse.current() if declared else {}
     planner = Planner(project.declarations)
     for partition in declared:
@@ -61,7 +64,7 @@ def publish_moved(project: Project, instance: dg.DagsterInstance, partitions: It
         if made_before and (made_before.inputs, made_before.code_version) == (tuple(expected), code_version):
             continue
         step = Step(project, partition, lambda message: None)
-        made = prompts(step) if partition.asset == prompts.__name__ else annotators(step)
+        made = prompts(step) if partition.asset == "prompts" else annotators(step)
         version = step.publish(made, "declared")
         instance.report_runless_asset_event(
             dg.AssetMaterialization(

@@ -53,9 +53,7 @@ def evaluation(step: Step) -> Made:
         spans = _spans_by_document(documents, [row for row in predicted if row["system"] == system])
         rows += evaluation_rows(system, documents, spans, step.declarations.labels, step.profile.evaluation)
     strict = {
-        f"{row['entity']}_f1": row["f1"]
-        for row in rows
-        if (row["system"], row["protocol"]) == ("tagger", "strict")
+        f"{row['entity']}_f1": row["f1"] for row in rows if (row["system"], row["protocol"]) == ("tagger", "strict")
     }
     step.progress(", ".join(f"{name} {value:.3f}" for name, value in strict.items()))
     return Made(rows, strict)
@@ -64,9 +62,7 @@ def evaluation(step: Step) -> Made:
 def _spans_by_document(documents: Sequence[Document], rows: Sequence[Row]) -> list[list[Span]]:
     spans: dict[str, list[Span]] = {document.document_id: [] for document in documents}
     for row in rows:
-        spans[row["document_id"]].append(
-            Span(row["start_char"], row["end_char"], row["label"], row["confidence"])
-        )
+        spans[row["document_id"]].append(Span(row["start_char"], row["end_char"], row["label"], row["confidence"]))
     return list(spans.values())
 
 

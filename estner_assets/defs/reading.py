@@ -30,9 +30,7 @@ def gold(step: Step) -> list[Document]:
     spans: dict[str, list[Span]] = {}
     for row in step.rows("gold_spans"):
         if row["label"] in step.declarations.labels:
-            spans.setdefault(row["document_id"], []).append(
-                Span(row["start_char"], row["end_char"], row["label"])
-            )
+            spans.setdefault(row["document_id"], []).append(Span(row["start_char"], row["end_char"], row["label"]))
     return [
         Document(row["document_id"], row["text"], check_spans(row["text"], spans.get(row["document_id"], ())))
         for row in step.rows("gold_documents", "order by document_id")

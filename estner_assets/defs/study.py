@@ -1,5 +1,6 @@
 """The study: all cells side by side."""
 
+from collections.abc import Mapping
 from itertools import combinations
 
 from estner_assets.declarations import Cell
@@ -37,7 +38,7 @@ def leaderboard(step: Step) -> Made:
     return Made(rows, {"leaderboard": markdown_table(_shown(rows))})
 
 
-def _scored(strict: Row, scores: dict[tuple[str, ...], Row], notes: int) -> Row:
+def _scored(strict: Row, scores: Mapping[tuple[str, str, str, str, str], Row], notes: int) -> Row:
     key = (strict["annotator"], strict["prompt"], strict["system"], strict["entity"])
     return {
         "annotator": strict["annotator"],

@@ -64,9 +64,7 @@ def annotate_notes(
         own = responses[questions.slice_of(index)]
         by_word = prompt.mode == "tag_words"
         answers.append(
-            _read_words(note, questions.places(index), own, labels)
-            if by_word
-            else _read(note, own[0], labels)
+            _read_words(note, questions.places(index), own, labels) if by_word else _read(note, own[0], labels)
         )
     return answers
 

@@ -126,9 +126,7 @@ class _Run:
 
     async def _asked(self, request: Request) -> Response:
         self._wall.check(request, self._endpoint)
-        response, body = await send(
-            request, self._endpoint, self._annotator.retries, self._annotator.timeout_s
-        )
+        response, body = await send(request, self._endpoint, self._annotator.retries, self._annotator.timeout_s)
         if response.is_final:
             await asyncio.to_thread(self._store.put, response, body)
         self._prompt_tokens += response.prompt_tokens

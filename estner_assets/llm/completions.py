@@ -61,9 +61,7 @@ def _judged(response: Response, refusal: str) -> Response:
     if refusal:
         return replace(response, status=AnswerStatus.REFUSED, text=response.text or refusal, reason=refusal)
     if response.finish_reason == "content_filter":
-        return replace(
-            response, status=AnswerStatus.FILTERED, reason="the server's content filter stopped it"
-        )
+        return replace(response, status=AnswerStatus.FILTERED, reason="the server's content filter stopped it")
     if response.finish_reason == "length":
         reason = f"the answer was cut at {response.completion_tokens} tokens; raise max_answer_tokens"
         return replace(response, status=AnswerStatus.TRUNCATED, reason=reason)

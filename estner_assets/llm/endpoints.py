@@ -136,9 +136,7 @@ def _azure(annotator: AzureAnnotator) -> Endpoint:
     return _endpoint(annotator, client, host, annotator.api_key_env)
 
 
-def _endpoint(
-    annotator: LlmAnnotator, client: openai.AsyncOpenAI, host: str, key_env: str | None
-) -> Endpoint:
+def _endpoint(annotator: LlmAnnotator, client: openai.AsyncOpenAI, host: str, key_env: str | None) -> Endpoint:
     form = annotator.structured_output
     return Endpoint(client, annotator.model, host, is_loopback(host), key_env, structured_output=form)
 

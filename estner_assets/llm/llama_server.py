@@ -76,9 +76,7 @@ def _ready(process: "subprocess.Popen[str]", log: IO[str]) -> str:
             return address
         time.sleep(0.1)
     _stop(process)
-    raise ServerError(
-        f"the local LLM did not start (exit status {process.returncode}). Its log:\n{_tail(log)}"
-    )
+    raise ServerError(f"the local LLM did not start (exit status {process.returncode}). Its log:\n{_tail(log)}")
 
 
 def _is_healthy(address: str) -> bool:

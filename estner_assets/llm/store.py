@@ -45,16 +45,12 @@ class ResponseStore:
         self._owners = path.with_name(path.name + ".owners")
         self._alive: dict[str, FileLock] = {}
         self._lock = threading.RLock()
-        self._connection = sqlite3.connect(
-            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
+        self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         try:
             self._prepare()
         except sqlite3.DatabaseError as error:
             self._connection.close()
-            raise StoreError(
-                f"{path} is no response store ({error}); move it away to start a new one"
-            ) from error
+            raise StoreError(f"{path} is no response store ({error}); move it away to start a new one") from error
 
     def _prepare(self) -> None:
         # WAL lets readers go on while one writes; FULL survives a power cut, for these rows cost money
@@ -88,18 +84,14 @@ class ResponseStore:
             for start in range(0, len(wanted), _KEYS_A_QUERY):
                 some = wanted[start : start + _KEYS_A_QUERY]
                 marks = ", ".join("?" * len(some))
-                rows = self._connection.execute(
-                    f"select {_COLUMNS} from responses where key in ({marks})", some
-                )
+                rows = self._connection.execute(f"select {_COLUMNS} from responses where key in ({marks})", some)
                 found |= {row[0]: Response(row[0], AnswerStatus(row[1]), *row[2:]) for row in rows}
         return found
 
     def put(self, response: Response, raw_body: str) -> None:
         """Store a final response with the server's body; it is on disk when this returns."""
         if not response.is_final:
-            raise ValueError(
-                f"a response that {response.status} is not final; storing it would stop the next try"
-            )
+            raise ValueError(f"a response that {response.status} is not final; storing it would stop the next try")
         values = [_storable(value) for value in astuple(response)]
         with self._transaction() as connection:
             marks = ", ".join("?" * (len(values) + 1))

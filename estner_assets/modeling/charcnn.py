@@ -45,9 +45,7 @@ class Sizes:
 class CharCnnBiLstmCrf(nn.Module):
     """Emissions of every tag for every word, and the CRF above them."""
 
-    def __init__(
-        self, words: int, characters: int, tags: Sequence[str], sizes: Sizes, dropout: float
-    ) -> None:
+    def __init__(self, words: int, characters: int, tags: Sequence[str], sizes: Sizes, dropout: float) -> None:
         super().__init__()
         self.characters = nn.Embedding(characters + SPECIALS, sizes.character, padding_idx=0)
         self.filters = nn.ModuleList(
@@ -86,15 +84,11 @@ def _reversal(mask: Tensor) -> Tensor:
 class CharCnnTagger:
     """The network with the vocabulary and the labels that it was trained with."""
 
-    def __init__(
-        self, vocabulary: Vocabulary, labels: Sequence[str], sizes: Sizes, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary, labels: Sequence[str], sizes: Sizes, dropout: float = 0.0) -> None:
         self.vocabulary, self.labels, self.sizes = vocabulary, tuple(labels), sizes
         self.tags = label_names(labels)
         self.encoder = Encoder(vocabulary)
-        self.network = CharCnnBiLstmCrf(
-            len(vocabulary.words), len(vocabulary.characters), self.tags, sizes, dropout
-        )
+        self.network = CharCnnBiLstmCrf(len(vocabulary.words), len(vocabulary.characters), self.tags, sizes, dropout)
 
     def predict(self, texts: Sequence[str]) -> list[tuple[Span, ...]]:
         """Return every text's spans; a confidence is the CRF's marginal of the span's least sure token."""

@@ -51,9 +51,7 @@ class EncoderTagger:
         room = min(_positions(model.config), tokenizer.model_max_length)
         self.max_tokens = min(max_tokens, room)
         if self.max_tokens < tokenizer.num_special_tokens_to_add() + 2:
-            raise ValueError(
-                f"a window of {self.max_tokens} sub-words holds no text: raise tagger.max_tokens"
-            )
+            raise ValueError(f"a window of {self.max_tokens} sub-words holds no text: raise tagger.max_tokens")
 
     def windows(self, texts: Sequence[str], tokens: Sequence[Sequence[Token]]) -> list[Window]:
         """Cut every text into windows; a token whose characters the tokeniser keeps is in at least one."""
@@ -70,8 +68,7 @@ class EncoderTagger:
         continues = [index > 0 and owners[index - 1] == text for index, text in enumerate(owners)]
         cuts = zip(owners, encoded["input_ids"], encoded["offset_mapping"], continues, strict=True)
         return [
-            Window(text, ids, _first_pieces(offsets, tokens[text], continued))
-            for text, ids, offsets, continued in cuts
+            Window(text, ids, _first_pieces(offsets, tokens[text], continued)) for text, ids, offsets, continued in cuts
         ]
 
     def logits(self, windows: Sequence[Window]) -> Tensor:
@@ -125,9 +122,7 @@ class EncoderTagger:
 
     def save(self, folder: Path) -> None:
         """Write a folder that Hugging Face's classes read too; ``config.json`` holds our kind and labels."""
-        self.model.config.update(
-            {"kind": ENCODER, "labels": list(self.labels), "max_tokens": self.max_tokens}
-        )
+        self.model.config.update({"kind": ENCODER, "labels": list(self.labels), "max_tokens": self.max_tokens})
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -169,9 +164,7 @@ def train_encoder(
         ids = [[tagger.tags.index(tag) for tag in row] for row in tags]
         windows = [window for window in tagger.windows([d.text for d in train], tokens) if window.firsts]
         if not windows:
-            raise ValueError(
-                "no training note has a word that the checkpoint's tokeniser reads: look at the texts"
-            )
+            raise ValueError("no training note has a word that the checkpoint's tokeniser reads: look at the texts")
         lengths = [len(window.ids) for window in windows]
         cells = settings.batch_size * tagger.max_tokens
 
@@ -225,7 +218,5 @@ def _positions(config: Any) -> int:
     """Return the model's number of positions; RoBERTa's kind keeps ``padding_idx + 1`` for itself."""
     positions = int(getattr(config, "max_position_embeddings", None) or 1_000_000)
     return (
-        positions - 2
-        if config.model_type in {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"}
-        else positions
+        positions - 2 if config.model_type in {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"} else positions
     )

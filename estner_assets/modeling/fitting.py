@@ -94,9 +94,7 @@ def fit(job: Job, settings: TaggerSettings, progress: Progress, max_steps: int |
     )
 
 
-def length_buckets(
-    lengths: Sequence[int], batch_size: int, max_cells: int, rng: random.Random
-) -> list[list[int]]:
+def length_buckets(lengths: Sequence[int], batch_size: int, max_cells: int, rng: random.Random) -> list[list[int]]:
     """Return shuffled batches of indices of about equal lengths, so that little is padding.
 
     A batch has at most ``batch_size`` items and, unless it is one item, at most ``max_cells`` cells with its
@@ -141,9 +139,7 @@ def _optimizer(
     model: nn.Module, settings: TaggerSettings, total: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     warmup = max(1, round(settings.warmup_fraction * total))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
     def share(step: int) -> float:
         return min((step + 1) / warmup, max(0.05, (total - step) / max(1, total - warmup)))

@@ -81,9 +81,7 @@ def _split(
     written = sorted((note for note in notes if normalise_text(note.text)), key=lambda note: note.note_id)
     patients = split_patients([note.patient_id for note in written], settings.holdout_fraction, settings.seed)
     if not patients:
-        raise ValueError(
-            "the generator needs notes of at least two patients: one to learn from, one to hold out"
-        )
+        raise ValueError("the generator needs notes of at least two patients: one to learn from, one to hold out")
     train = [note for note in written if note.patient_id not in patients]
     return train, [note for note in written if note.patient_id in patients]
 

@@ -121,9 +121,7 @@ class GeneratorTraining:
     def _end_epoch(self, step: int) -> None:
         holdout_loss = self._holdout_loss()
         if not math.isfinite(holdout_loss):
-            raise RuntimeError(
-                f"the holdout loss is {holdout_loss} at step {step}: lower generator.learning_rate"
-            )
+            raise RuntimeError(f"the holdout loss is {holdout_loss} at step {step}: lower generator.learning_rate")
         gained = holdout_loss < self.best_loss
         self._epochs_without_gain = 0 if gained else self._epochs_without_gain + 1
         if gained:

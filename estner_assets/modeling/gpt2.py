@@ -80,9 +80,7 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     # A note that spells out the end token must not end its row: special tokens in texts are ordinary
     # characters.
-    encoded = (
-        tokenizer(texts, add_special_tokens=False, split_special_tokens=True) if texts else {"input_ids": []}
-    )
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True) if texts else {"input_ids": []}
     ids: list[list[int]] = encoded["input_ids"]
     return ids
 
@@ -96,9 +94,7 @@ def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 def make_model(tokenizer: PreTrainedTokenizerBase, settings: GeneratorSettings) -> PreTrainedModel:
     """Return a GPT-2 with random weights, drawn from torch's global generator."""
     if settings.width % settings.heads:
-        raise ValueError(
-            f"generator.width {settings.width} must be a multiple of generator.heads {settings.heads}"
-        )
+        raise ValueError(f"generator.width {settings.width} must be a multiple of generator.heads {settings.heads}")
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=settings.context_tokens,
@@ -125,9 +121,7 @@ def load_checkpoint(source: str | Path) -> tuple[PreTrainedTokenizerBase, PreTra
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     if tokenizer.eos_token_id is None:
-        raise ValueError(
-            f"the tokenizer of {source} has no end token: choose a checkpoint of a causal language model"
-        )
+        raise ValueError(f"the tokenizer of {source} has no end token: choose a checkpoint of a causal language model")
     return tokenizer, model
 
 
@@ -154,7 +148,5 @@ def load_generator(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedMod
     prefix = json.loads(path.read_text(encoding="utf-8"))["prefix"]
     expected = Condition("{genre}", "{age_group}", "{sex}", "{diagnosis}").prefix
     if prefix != expected:
-        raise ValueError(
-            f"the generator was trained with the prefix {prefix!r}, not {expected!r}: train it again"
-        )
+        raise ValueError(f"the generator was trained with the prefix {prefix!r}, not {expected!r}: train it again")
     return load_checkpoint(folder)

@@ -111,9 +111,7 @@ def _decode_all(
         if now - last >= PROGRESS_EVERY_S or notes == len(rows):
             last = now
             rate = tokens / max(now - started, 1e-9)
-            progress(
-                f"{notes} of {len(rows)} notes sampled, {now - started:.0f} s, {rate:.0f} tokens a second"
-            )
+            progress(f"{notes} of {len(rows)} notes sampled, {now - started:.0f} s, {rate:.0f} tokens a second")
 
 
 def _batches(rows: Sequence[_Row], batch_size: int) -> Iterator[list[_Row]]:
@@ -164,9 +162,7 @@ def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, settings: Sampling
     total = cumulated[:, -1:]
     # Rounded to single precision a uniform number may be 1: stay below the total, where a token that was left
     # is.
-    targets = torch.minimum(
-        uniforms.to(total)[:, None] * total, torch.nextafter(total, torch.zeros_like(total))
-    )
+    targets = torch.minimum(uniforms.to(total)[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulated, targets, right=True).squeeze(1)
 
 

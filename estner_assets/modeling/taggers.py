@@ -71,15 +71,11 @@ def train_tagger(
     labels, for a document given twice, and ``SpanError`` for a span that does not fit its text or labels.
     """
     if not documents:
-        raise ValueError(
-            "no documents to train on: annotate notes first, or ask whether all answers were refused"
-        )
+        raise ValueError("no documents to train on: annotate notes first, or ask whether all answers were refused")
     if not labels:
         raise ValueError("no labels to learn: enable an entity")
     if max_steps is not None and max_steps < 1:
-        raise ValueError(
-            f"max_steps is {max_steps}; give at least 1, or None to train for the declared epochs"
-        )
+        raise ValueError(f"max_steps is {max_steps}; give at least 1, or None to train for the declared epochs")
     if len({document.document_id for document in documents}) != len(documents):
         raise ValueError("a document is given twice, so that training and validation would share it")
     for document in documents:
@@ -110,14 +106,10 @@ def load_tagger(folder: Path) -> Tagger:
 
             return EncoderTagger.load(folder)
         case kind:
-            raise ValueError(
-                f"{path} is of kind {kind!r}, not {CHARCNN!r} or {ENCODER!r}: train the model again"
-            )
+            raise ValueError(f"{path} is of kind {kind!r}, not {CHARCNN!r} or {ENCODER!r}: train the model again")
 
 
-def split_documents(
-    documents: Sequence[Document], fraction: float, seed: int
-) -> tuple[list[Document], list[Document]]:
+def split_documents(documents: Sequence[Document], fraction: float, seed: int) -> tuple[list[Document], list[Document]]:
     """Return training and validation documents, both with their share of every combination of labels.
 
     The documents are put in the order of their labels, within one combination in that of their seeded hashes,

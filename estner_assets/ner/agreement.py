@@ -31,9 +31,7 @@ def pair_agreement(a: Sequence[Document], b: Sequence[Document], labels: Sequenc
     shared = sorted(left.keys() & right.keys())
     for document_id in shared:
         if left[document_id].text != right[document_id].text:
-            raise ValueError(
-                f"document {document_id!r} has two texts: annotate the same stored text on both sides"
-            )
+            raise ValueError(f"document {document_id!r} has two texts: annotate the same stored text on both sides")
     spans_left = [_labelled(left[document_id], labels) for document_id in shared]
     spans_right = [_labelled(right[document_id], labels) for document_id in shared]
     confusion = np.zeros((len(labels) + 1, len(labels) + 1), dtype=np.int64)

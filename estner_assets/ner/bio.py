@@ -47,9 +47,7 @@ def from_bio(
     """
     certain = [1.0] * len(tokens) if confidences is None else confidences
     if not len(tokens) == len(tags) == len(certain):
-        raise ValueError(
-            f"{len(tokens)} tokens, {len(tags)} tags, {len(certain)} confidences: give one per token"
-        )
+        raise ValueError(f"{len(tokens)} tokens, {len(tags)} tags, {len(certain)} confidences: give one per token")
     if tokens and tokens[-1].end > len(text):
         raise ValueError(f"token ends at {tokens[-1].end} in a text of {len(text)}: tokenise this very text")
     return tuple(

@@ -47,9 +47,7 @@ def split_patients(patient_ids: Sequence[str], holdout_fraction: float, seed: in
     Empty for fewer than two patients.
     """
     if not 0 < holdout_fraction < 1:
-        raise ValueError(
-            f"holdout_fraction is {holdout_fraction}; choose a share of patients between 0 and 1"
-        )
+        raise ValueError(f"holdout_fraction is {holdout_fraction}; choose a share of patients between 0 and 1")
     patients = sorted(set(patient_ids), key=lambda patient: (_seeded_digest(patient, seed), patient))
     if len(patients) < 2:
         return frozenset()
@@ -61,9 +59,7 @@ def _seeded_digest(patient_id: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}\0{patient_id}".encode()).digest()
 
 
-def sample_conditions(
-    notes: Sequence[ConditionedNote], count: int, min_patients: int, seed: int
-) -> list[Condition]:
+def sample_conditions(notes: Sequence[ConditionedNote], count: int, min_patients: int, seed: int) -> list[Condition]:
     """Draw ``count`` tuples from the notes' joint distribution, in proportion to each tuple's notes.
 
     Tuples of fewer than ``min_patients`` distinct patients are never drawn (k-anonymity). The order of the

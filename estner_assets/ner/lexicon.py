@@ -168,7 +168,5 @@ def _read_terms(path: Path) -> Iterator[Term]:
         if len(fields) != len(_HEADER) or not all(fields):
             raise LexiconError(f"{path}, line {number}: expected a label, a tab and a term, found {line!r}")
         if not query(fields[1]).words:
-            raise LexiconError(
-                f"{path}, line {number}: a term without any letter or digit cannot be found; remove it"
-            )
+            raise LexiconError(f"{path}, line {number}: a term without any letter or digit cannot be found; remove it")
         yield Term(*fields)

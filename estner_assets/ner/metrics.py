@@ -62,9 +62,7 @@ def partial(gold: DocumentSpans, predicted: DocumentSpans, label: str | None) ->
 
 def type_only(gold: DocumentSpans, predicted: DocumentSpans, label: str | None) -> Score:
     """Score any overlap with the same label as 1, every span matched at most once (SemEval-2013 task 9)."""
-    return _span_score(
-        gold, predicted, label, lambda exact, overlapping: exact + overlapping, exact_first=False
-    )
+    return _span_score(gold, predicted, label, lambda exact, overlapping: exact + overlapping, exact_first=False)
 
 
 def character(gold: DocumentSpans, predicted: DocumentSpans, label: str | None) -> Score:
@@ -136,9 +134,7 @@ def overlap_matches(gold: Counter[Key], predicted: Counter[Key]) -> int:
 
 
 def _keys(spans: Sequence[Span], label: str | None) -> Counter[Key]:
-    return Counter(
-        (span.start, span.end, span.label) for span in spans if label is None or span.label == label
-    )
+    return Counter((span.start, span.end, span.label) for span in spans if label is None or span.label == label)
 
 
 def _characters(spans: Sequence[Span], label: str | None) -> set[tuple[int, str]]:

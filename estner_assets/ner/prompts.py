@@ -75,17 +75,13 @@ class PromptTemplate:
         self._template, used = self._compile(body)
         self.asks_words = bool(used & {"word", "before", "after"})
         if not used & {"note", "word"}:
-            raise PromptError(
-                "the prompt never shows the note; write {{ note }} where it belongs, or {{ word }}"
-            )
+            raise PromptError("the prompt never shows the note; write {{ note }} where it belongs, or {{ word }}")
         self._try()
 
     def render_note(self, note: str) -> tuple[ChatMessage, ...]:
         """Return the messages that ask about a whole note."""
         if self.asks_words:
-            raise PromptError(
-                "the prompt uses {{ word }}, which only the mode tag_words has; set `mode: tag_words`"
-            )
+            raise PromptError("the prompt uses {{ word }}, which only the mode tag_words has; set `mode: tag_words`")
         return self._messages({"note": fence(note)})
 
     def render_word(self, note: str, word_start: int, word_end: int) -> tuple[ChatMessage, ...]:
@@ -95,9 +91,7 @@ class PromptTemplate:
         return self._messages({"note": fence(note), **{name: _defuse(text) for name, text in pieces.items()}})
 
     def _compile(self, body: str) -> tuple[Template, set[str]]:
-        environment = ImmutableSandboxedEnvironment(
-            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         environment.filters |= {"answer": partial(_answer_json, labels=self._labels), "fenced": fence}
         environment.filters |= {"first_words": _first_words, "last_words": _last_words}
         source = _ROLE_LINE.sub(lambda line: f"{self._mark}{line[1]}", body.replace("\r\n", "\n"))
@@ -123,15 +117,11 @@ class PromptTemplate:
         if not parts:
             return (ChatMessage("user", preface.strip()),)
         if preface.strip():
-            raise PromptError(
-                "line 1: text before the first role line; start the body with ### system or ### user"
-            )
+            raise PromptError("line 1: text before the first role line; start the body with ### system or ### user")
         split = (part.partition("\n") for part in parts)
         messages = tuple(ChatMessage(cast(Role, role), content.strip()) for role, _, content in split)
         if messages[-1].role != "user":
-            raise PromptError(
-                f"the last message is {messages[-1].role}; end the body with a ### user message"
-            )
+            raise PromptError(f"the last message is {messages[-1].role}; end the body with a ### user message")
         return messages
 
 

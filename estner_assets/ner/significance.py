@@ -29,9 +29,7 @@ def bootstrap_f1(
         raise ValueError(f"level is {level}; give a share between 0 and 1, as 0.95")
     rng = np.random.default_rng(seed)
     shares = np.full(len(counts), 1 / len(counts))
-    drawn = [
-        rng.multinomial(len(counts), shares, size=size) @ counts for size in _blocks(samples, len(counts))
-    ]
+    drawn = [rng.multinomial(len(counts), shares, size=size) @ counts for size in _blocks(samples, len(counts))]
     low, high = np.quantile(_f1(np.concatenate(drawn)), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -44,8 +44,10 @@ class ModelStore:
         if not place.is_dir():
             raise ModelCorruptError(f"{place} is gone; materialise the asset that made it again")
         if content_hash(place) != model_id.rpartition("-")[2]:
-            raise ModelCorruptError(f"the files in {place} changed after they were written; delete that folder "
-                                    "and materialise the asset that made it again")
+            raise ModelCorruptError(
+                f"the files in {place} changed after they were written; delete that folder "
+                "and materialise the asset that made it again"
+            )
         return place
 
     def _sweep(self) -> None:

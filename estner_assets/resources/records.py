@@ -120,7 +120,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path)  # type: ignore[no-untyped-call]
     except (OSError, pa.ArrowInvalid) as error:
         raise SourceError(f"{path} cannot be read as Parquet: {error}") from error
     yield from enumerate(table.to_pylist(), start=1)

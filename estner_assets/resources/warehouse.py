@@ -189,12 +189,12 @@ class Warehouse:
                 "select materialization_id, asset, annotator, prompt, data_version, code_version, run_id, "
                 "materialized_at, duration_s from materializations where is_current"
             ).fetchall()
-        return {
-            Partition(asset, annotator, prompt): Materialization(
-                Partition(asset, annotator, prompt), *values, inputs=tuple(sorted(inputs.get(identity, ())))
-            )
-            for identity, asset, annotator, prompt, *values in made
-        }
+        current: dict[Partition, Materialization] = {}
+        for identity, asset, annotator, prompt, version, code_version, run_id, made_at, duration_s in made:
+            partition = Partition(asset, annotator, prompt)
+            sources = tuple(sorted(inputs.get(identity, ())))
+            current[partition] = Materialization(partition, version, code_version, run_id, made_at, duration_s, sources)
+        return current
 
     def setting_contents(self, versions: Sequence[str]) -> dict[str, str]:
         """Return the JSON content behind versions of settings."""
@@ -280,6 +280,4 @@ def _insert_many(
     if rows:
         places = ", ".join("?" for _ in rows[0])
         values = ", ".join(f"({places})" for _ in rows)
-        connection.execute(
-            f"insert into {table} values {values} {conflict}", [value for row in rows for value in row]
-        )
+        connection.execute(f"insert into {table} values {values} {conflict}", [value for row in rows for value in row])

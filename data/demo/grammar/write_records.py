@@ -256,9 +256,7 @@ class Loader:
         self.folder = folder
         self.entries: dict[str, Entry] = {}
         held_out = self.read("held_out")
-        self.held_out = {
-            (kind, name) for key, kind in HELD_OUT_KEYS.items() for name in held_out.get(key) or ()
-        }
+        self.held_out = {(kind, name) for key, kind in HELD_OUT_KEYS.items() for name in held_out.get(key) or ()}
         self.held_out_names = {name for _, name in self.held_out}
 
     def read(self, name: str) -> dict[str, Any]:
@@ -307,11 +305,7 @@ class Loader:
                 entries = [read_entry(kind, spec) for spec in specs.split(";") if spec.strip()]
                 groups[name] = tuple(entry for entry in entries if self.keep(entry))
         roles = {
-            name: tuple(
-                option
-                for option in map(parse, lines.splitlines())
-                if option.nodes and self.is_allowed(option)
-            )
+            name: tuple(option for option in map(parse, lines.splitlines()) if option.nodes and self.is_allowed(option))
             for name, lines in (body.get("say") or {}).items()
         }
         return Scope(groups, roles)
@@ -587,9 +581,7 @@ def misspell(rng: random.Random, text: str) -> str:
 
 
 def glue(rng: random.Random, text: str) -> str:
-    stops = [
-        match.start() for match in re.finditer(r"(?<=[a-zõäöü\x03][.,]) (?=[A-ZÕÄÖÜa-zõäöü\x01\x02])", text)
-    ]
+    stops = [match.start() for match in re.finditer(r"(?<=[a-zõäöü\x03][.,]) (?=[A-ZÕÄÖÜa-zõäöü\x01\x02])", text)]
     return text if not stops else text[: (at := rng.choice(stops))] + text[at + 1 :]
 
 
@@ -597,16 +589,12 @@ def recase(rng: random.Random, text: str) -> str:
     """A hurried writer: no capitals at sentence starts, or a name in capitals or small letters."""
     style = rng.choice(("starts", "span", "span"))
     if style == "starts":
-        return re.sub(
-            r"(^|[.!?] )([\x01\x02]?)([A-ZÕÄÖÜ])(?=[a-zõäöü])", lambda m: m[1] + m[2] + m[3].lower(), text
-        )
+        return re.sub(r"(^|[.!?] )([\x01\x02]?)([A-ZÕÄÖÜ])(?=[a-zõäöü])", lambda m: m[1] + m[2] + m[3].lower(), text)
     spans = list(re.finditer(r"(?<=[\x01\x02])[^\x03]+", text))
     if not spans:
         return text
     span = rng.choice(spans)
-    name = (
-        span[0].lower() if span[0] != span[0].lower() else rng.choice((span[0].capitalize(), span[0].upper()))
-    )
+    name = span[0].lower() if span[0] != span[0].lower() else rng.choice((span[0].capitalize(), span[0].upper()))
     return text[: span.start()] + name + text[span.end() :]
 
 
@@ -657,9 +645,7 @@ class Corpus:
 
     def records(self) -> list[Record]:
         counts = self.note_counts()
-        drawn = [
-            rec for number, count in enumerate(counts, start=1) for rec in self.patient_records(number, count)
-        ]
+        drawn = [rec for number, count in enumerate(counts, start=1) for rec in self.patient_records(number, count)]
         return [
             Record({**record.fields, "record_id": f"R{number:05}"}, record.spans, record.entries)
             for number, record in enumerate(drawn, start=1)
@@ -707,9 +693,7 @@ class Corpus:
         if self.rng.random() < (0.85 if dx.chronic else 0.65):
             return dx
         fitting = [
-            d
-            for d in self.grammar.diagnoses.values()
-            if d.sex in ("", patient.sex) and self.fits(d, patient, day)
+            d for d in self.grammar.diagnoses.values() if d.sex in ("", patient.sex) and self.fits(d, patient, day)
         ]
         others = [d for d in fitting if d.code[0] != dx.code[0]]
         return self.rng.choices(others, [d.weight for d in others])[0] if others else dx

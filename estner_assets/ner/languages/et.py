@@ -24,9 +24,7 @@ _AFTER_MARK = frozenset(vowel + ending for vowel in _STEMVOWELS for ending in ("
 _ENDINGS = tuple(sorted({*_AFTER_VOWEL, *_AFTER_CONSONANT}, key=len, reverse=True))
 
 # abbreviations take endings without a mark, too: KTs, EKGga. No other word ends like these
-_ABBREVIATION = re.compile(
-    rf"[^{VOWELS}]{{2,5}}|[a-zõäöüšž]{{1,4}}[ghcxf]|[a-zõäöüšž]{{0,3}}[^{VOWELS}]{{3}}"
-)
+_ABBREVIATION = re.compile(rf"[^{VOWELS}]{{2,5}}|[a-zõäöüšž]{{1,4}}[ghcxf]|[a-zõäöüšž]{{0,3}}[^{VOWELS}]{{3}}")
 _SHORTEST = 3
 _SHORTEST_CONSONANT_STEM = 4
 _LONGEST_STEM_VOWEL = 2
@@ -67,9 +65,7 @@ _HEADS = (
     "analüüs blokaad plastika eemaldamine paigaldamine proteesimine siirdamine stentimine "
     "kateteriseerimine rekonstruktsioon resektsioon"
 )
-_NOT_A_HEAD = re.compile(
-    "järg|eel|aeg|sõltu|tundli|resisten|positiiv|negatiiv|sarna|taoli|laad|vaba|vastunäidus"
-)
+_NOT_A_HEAD = re.compile("järg|eel|aeg|sõltu|tundli|resisten|positiiv|negatiiv|sarna|taoli|laad|vaba|vastunäidus")
 """Adjectives that make no compound of this kind: ``keemiaravi-järgne`` is no chemotherapy."""
 _MARK = re.compile("[-'+]")
 
