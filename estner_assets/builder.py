@@ -7,7 +7,7 @@ after it is stale any more, and the next plan is empty.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -84,9 +84,11 @@ class _Build:
         self.outcome = Outcome()
         self.attempts: Counter[Partition] = Counter()
         self.running: dict[Future[str | None], tuple[Partition, float]] = {}
+        self.is_broken = False
 
     def run(self) -> Outcome:
         while True:
+            self.project = self.project.reopened()
             plan = Planner(self.project.declarations).plan(self.project.warehouse)
             due = self._due(plan)
             declared = [step for step in due if step.partition.asset in DECLARED]
@@ -95,7 +97,7 @@ class _Build:
             if declared:
                 continue
             for step in due:
-                if len(self.running) < self.jobs:
+                if len(self.running) < self.jobs and not self.is_broken:
                     self._start(step)
             if not self.running:
                 self._close(plan)
@@ -141,7 +143,11 @@ class _Build:
         """Wait until at least one running step has ended."""
         for future in wait(self.running, return_when=FIRST_COMPLETED).done:
             partition, started = self.running.pop(future)
-            failure = future.result()
+            try:
+                failure = future.result()
+            except BrokenExecutor:
+                failure = "its process was killed, for want of memory perhaps; build again with --jobs 1"
+                self.is_broken = True
             if failure is None:
                 self._done(partition, f"{time.monotonic() - started:.1f} s")
             else:

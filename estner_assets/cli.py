@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
@@ -21,7 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-out = Console()
+out = Console(soft_wrap=True)
 err = Console(stderr=True)
 
 ProjectOption = Annotated[
@@ -106,7 +107,11 @@ def build(
 ) -> None:
     """Make everything that is missing or stale, in order."""
     with _opened(project, profile) as opened:
-        outcome = _build(opened, jobs)
+        try:
+            outcome = _build(opened, jobs)
+        except KeyboardInterrupt:
+            err.print("interrupted; what was made is kept, and the next build goes on from there")
+            raise typer.Exit(130) from None
     for partition, text in outcome.failed.items():
         err.print(f"[red]✗[/red] {escape(f'{partition}: {text}')}", highlight=False, soft_wrap=True)
     out.print(
@@ -139,6 +144,8 @@ def leaderboard(project: ProjectOption = None, profile: ProfileOption = None) ->
             "select * exclude (run_id, data_version) from leaderboard "
             "order by entity = 'ALL' desc, entity, rank nulls last, annotator, prompt"
         )
+        out.print("Strict span scores on the gold notes. `tagger` was trained on the cell's annotations,")
+        out.print("`annotator` is the annotator itself; `notes` were annotated for training.")
         _print_leaderboard(rows)
         reports = opened.warehouse.query("select path from report where format = 'html'")
         out.print(f"database: {opened.shown(opened.warehouse.path)}", highlight=False)
@@ -147,43 +154,23 @@ def leaderboard(project: ProjectOption = None, profile: ProfileOption = None) ->
 
 
 def _print_leaderboard(rows: list[dict[str, Any]]) -> None:
-    table = RichTable(title="Strict span F1 on the gold notes")
-    for name in (
-        "entity",
-        "rank",
-        "annotator",
-        "prompt",
-        "system",
-        "notes",
-        "P",
-        "R",
-        "F1",
-        "95 % interval",
-        "partial",
-    ):
-        table.add_column(name, justify="right" if name in ("rank", "notes", "P", "R", "F1", "partial") else "left")
-    for row in rows:
-        if row["f1"] is None:
-            continue
-        figures = [f"{row[name]:.3f}" for name in ("precision", "recall", "f1")]
-        interval = f"{row['f1_low']:.3f}–{row['f1_high']:.3f}"
-        notes = "" if row["notes"] is None else str(row["notes"])
-        table.add_row(
-            row["entity"],
-            str(row["rank"]),
-            row["annotator"],
-            row["prompt"],
-            row["system"],
-            notes,
-            *figures,
-            interval,
-            f"{row['partial_f1']:.3f}",
-        )
-    out.print(table)
-    remarks = {
+    scored = [row for row in rows if row["f1"] is not None]
+    for entity in dict.fromkeys(row["entity"] for row in scored):
+        table = RichTable(title=entity, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+        for name in ("cell", "system", "F1", "95 %", "P", "R", "notes"):
+            table.add_column(name, justify="left" if name in ("cell", "system") else "right", no_wrap=True)
+        for row in scored:
+            if row["entity"] == entity:
+                figures = [f"{row[name]:.2f}" for name in ("precision", "recall")]
+                interval = f"{row['f1_low']:.2f}–{row['f1_high']:.2f}"
+                cell = f"{row['annotator']}/{row['prompt']}"
+                notes = "" if row["notes"] is None else str(row["notes"])
+                table.add_row(cell, row["system"], f"{row['f1']:.3f}", interval, *figures, notes)
+        out.print(table)
+    unscored = {
         f"{row['annotator']}/{row['prompt']}": f"{row['status']}: {row['remark']}" for row in rows if row["remark"]
     }
-    for cell, remark in remarks.items():
+    for cell, remark in unscored.items():
         out.print(f"[dim]{cell}: {remark}[/dim]", highlight=False)
 
 

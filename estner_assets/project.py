@@ -20,6 +20,10 @@ class Project:
         """Read and check the project's declarations; raise ``DeclarationError`` with all mistakes."""
         return cls(load(root, profile))
 
+    def reopened(self) -> "Project":
+        """Return the project with its declarations as they are now; the same ones where no file moved."""
+        return Project.open(self.root, self.declarations.profile.key)
+
     @property
     def root(self) -> Path:
         return self.declarations.root

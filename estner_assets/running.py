@@ -29,14 +29,20 @@ Report = Callable[[Partition, str], None]
 
 
 class Runner:
-    """Materialises one asset partition at a time as a run of the instance."""
+    """Materialises one asset partition at a time as a run of the instance.
+
+    Declarations are looked at again before every run: a prompt file that came meanwhile is a partition.
+    """
 
     def __init__(self, project: Project, instance: dg.DagsterInstance) -> None:
-        self._instance = instance
-        self._job = definitions_of(project.declarations).resolve_implicit_global_asset_job_def()
+        self._project, self._instance = project, instance
+        self._job = _whole_graph(project)
 
     def run(self, partition: Partition, report: Report) -> str | None:
         """Return why the run failed, or None."""
+        project = self._project.reopened()
+        if project.declarations is not self._project.declarations:
+            self._project, self._job = project, _whole_graph(project)
         with _forwarded(lambda text: report(partition, text)):
             result = self._job.execute_in_process(
                 instance=self._instance,
@@ -46,6 +52,10 @@ class Runner:
                 raise_on_error=False,
             )
         return None if result.success else _failure(result)
+
+
+def _whole_graph(project: Project) -> dg.JobDefinition:
+    return definitions_of(project.declarations).resolve_implicit_global_asset_job_def()
 
 
 class InThisProcess:

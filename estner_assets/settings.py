@@ -247,6 +247,8 @@ class TaggerSettings(Declaration):
 
     model: str = "charcnn-bilstm-crf"
     epochs: PositiveInt = 8
+    min_steps: Annotated[int, Field(ge=0)] = 0
+    """A small training set is gone through more often than ``epochs``, until so many optimiser steps are made."""
     learning_rate: PositiveFloat = 2e-5
     batch_size: PositiveInt = 16
     weight_decay: Annotated[float, Field(ge=0)] = 0.01

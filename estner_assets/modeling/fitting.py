@@ -14,8 +14,8 @@ from estner_assets.ner.metrics import strict
 from estner_assets.ner.spans import Document, Span
 from estner_assets.settings import TaggerSettings
 
-FIXED_STEP_VALIDATIONS = 8
-"""With a fixed number of steps an epoch can be a single step; so often is validated instead."""
+STEP_VALIDATIONS = 8
+"""Where steps and not epochs are counted, an epoch can be a single step; so often is validated instead."""
 
 GRADIENT_NORM = 5.0
 
@@ -60,8 +60,9 @@ def fit(job: Job, settings: TaggerSettings, progress: Progress, max_steps: int |
     began = time.monotonic()
     rng = random.Random(settings.seed)
     per_epoch = len(job.batches(random.Random(0)))
-    total = max_steps or settings.epochs * per_epoch
-    every = max(per_epoch, total // FIXED_STEP_VALIDATIONS) if max_steps else per_epoch
+    total = max_steps or max(settings.epochs * per_epoch, settings.min_steps)
+    by_epoch = max_steps is None and total == settings.epochs * per_epoch
+    every = per_epoch if by_epoch else max(per_epoch, total // STEP_VALIDATIONS)
     optimizer, schedule = _optimizer(job.model, settings, total)
     can_stop = any(document.spans for document in job.validation)
     best, curve, losses, step = _Best(), list[dict[str, Any]](), list[float](), 0

@@ -1,0 +1,106 @@
+"""The command line, as a person runs it: in a process of its own, on a project of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from assets_tests.projects import edit_yaml, write_project
+
+
+def estner(*arguments: str, root: Path, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("estner")), *arguments, "--project", str(root)]
+    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "80"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A project that was built with two worker processes on an instance on disk, and what the build printed."""
+    root = write_project(tmp_path_factory.mktemp("cli") / "project")
+    edit_yaml(root / "declarations" / "profiles" / "demo.yaml", "annotation", "annotators", value=["lexicon", "gpt"])
+    result = estner("build", "--jobs", "2", root=root)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return root, result.stdout
+
+
+def test_check_says_what_is_declared(root: Path) -> None:
+    """Right declarations end with 0 and one line."""
+    result = estner("check", root=root)
+    assert (result.returncode, result.stdout) == (
+        0,
+        "✓ profile demo: 2 entities, 3 annotators, 1 prompts, 2 cells\n",
+    )
+
+
+def test_check_lists_all_mistakes_and_runs_nothing(root: Path) -> None:
+    """Mistakes end with 2, a line each, no traceback, and no file is made."""
+    edit_yaml(root / "declarations" / "profiles" / "demo.yaml", "tagger", "epochs", value="many")
+    edit_yaml(root / "declarations" / "profiles" / "demo.yaml", "sampling", "notes", value=-1)
+    for command in ("check", "plan", "build", "leaderboard"):
+        result = estner(command, root=root)
+        assert result.returncode == 2
+        assert [line.split(": ")[1] for line in result.stderr.splitlines()[:2]] == ["sampling.notes", "tagger.epochs"]
+        assert "Traceback" not in result.stderr
+    assert not (root / "data" / "warehouse").exists()
+
+
+def test_plan_changes_nothing_and_programs_can_read_it(root: Path) -> None:
+    """A plan of a new project lists everything as missing and makes no file, in under three seconds."""
+    before = sorted(root.rglob("*"))
+    started = time.monotonic()
+    result = estner("plan", "--json", root=root)
+    elapsed_s = time.monotonic() - started
+    plan = json.loads(result.stdout)
+    assert {step["state"] for step in plan["steps"]} == {"missing"}
+    assert sorted(root.rglob("*")) == before
+    assert elapsed_s < 10  # three on an idle machine; tests share theirs
+
+
+def test_a_build_ends_with_a_leaderboard(built: tuple[Path, str]) -> None:
+    """The build says how it went; the leaderboard names scores, what is not configured, database and report."""
+    root, printed = built
+    assert "21 built, 0 failed, 0 held back" in printed
+    result = estner("leaderboard", root=root)
+    assert "lexicon/none                  tagger" in result.stdout or "lexicon/none  tagger" in result.stdout
+    assert "gpt/zero_shot: not_configured: set the environment variable ESTNER_TEST_UNSET_KEY" in result.stdout
+    assert "database: data/warehouse/estner.duckdb" in result.stdout
+    assert "report:   data/reports/report.html" in result.stdout
+    assert (root / "data" / "reports" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_the_instance_knows_every_materialization(built: tuple[Path, str]) -> None:
+    """What DuckDB says was made, Dagster's event log says too, with the same data version."""
+    import dagster as dg
+
+    root, _ = built
+    database = duckdb.connect(str(root / "data" / "warehouse" / "estner.duckdb"), read_only=True)
+    made = database.execute("select asset, annotator, prompt, data_version from lineage where is_current").fetchall()
+    database.close()
+    with dg.DagsterInstance.from_config(str(root / "dagster_home")) as instance:
+        for asset, annotator, prompt, version in made:
+            key = "|".join(part for part in (annotator, prompt) if part) or None
+            event = instance.get_latest_data_version_record(dg.AssetKey(asset), partition_key=key)
+            assert event is not None, (asset, key)
+            materialization = event.asset_materialization
+            assert materialization is not None
+            assert (materialization.tags or {})["dagster/data_version"] == version
+
+
+def test_a_second_build_does_nothing(built: tuple[Path, str]) -> None:
+    """Nothing changed, nothing made."""
+    result = estner("build", root=built[0])
+    assert (result.returncode, result.stdout.splitlines()[0]) == (0, "0 built, 0 failed, 0 held back")
+
+
+def test_the_database_answers_while_it_is_open_elsewhere(built: tuple[Path, str]) -> None:
+    """Two readers at once, with DuckDB's own read-only mode."""
+    path = str(built[0] / "data" / "warehouse" / "estner.duckdb")
+    with duckdb.connect(path, read_only=True) as one, duckdb.connect(path, read_only=True) as other:
+        query = "select count(*) from leaderboard"
+        assert one.execute(query).fetchall() == other.execute(query).fetchall()
