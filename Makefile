@@ -16,7 +16,7 @@ ui: install
 	$(BIN)/estner ui
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: install
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from assets_tests.projects import ANNOTATORS, DRUGS, PROCEDURES, PROMPT, edit_ya
 from estner_assets.builder import Outcome, build
 from estner_assets.planner import Planner
 from estner_assets.project import Project
+from estner_assets.resources.locks import file_lock
 from estner_assets.resources.warehouse import Partition
 
 URL = "ESTNER_TEST_LLM_URL"
@@ -36,7 +37,7 @@ def answer_as_told(question: Question) -> Reply:
     return completion(json.dumps(found))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[FakeOpenAI]:
     with fake_openai(answer_as_told) as fake:
         os.environ[URL] = fake.url
@@ -44,10 +45,28 @@ def server() -> Iterator[FakeOpenAI]:
         del os.environ[URL]
 
 
-@pytest.fixture(scope="module")
+def in_common(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that the first test process to come here fills, for all of them."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    with file_lock(base / f"{name}.lock", exclusive=True, timeout_s=600):
+        folder = base / name
+        if not folder.exists():
+            incoming = base / f"{name}.incoming"
+            make(incoming)
+            incoming.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def built(server: FakeOpenAI, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a rule-based and an LLM annotator, built once; tests work on copies."""
-    root = write_project(tmp_path_factory.mktemp("built") / "project")
+    return in_common(tmp_path_factory, "built", _build_first)
+
+
+def _build_first(root: Path) -> None:
+    write_project(root)
     stub = {
         "kind": "openai_compatible",
         "title": "A local server",
@@ -59,9 +78,19 @@ def built(server: FakeOpenAI, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "declarations" / "prompts" / "second.md").write_text(PROMPT, encoding="utf-8")
     profile = root / "declarations" / "profiles" / "demo.yaml"
     edit_yaml(profile, "annotation", "annotators", value=["lexicon", "stub", "gpt"])
-    outcome = rebuild(root)
-    assert outcome.failed == {}
-    return root
+    assert rebuild(root).failed == {}
+
+
+@pytest.fixture(scope="session")
+def undisturbed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same project after a change of its records and a build that nothing disturbed."""
+
+    def make(root: Path) -> None:
+        shutil.copytree(built, root)
+        change_records(root)
+        assert rebuild(root).failed == {}
+
+    return in_common(tmp_path_factory, "undisturbed", make)
 
 
 @pytest.fixture
@@ -257,20 +286,22 @@ rebuild(Path(sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize("after_s", [3.0, 6.0])
-def test_a_killed_build_goes_on_to_the_same_end(copied: Path, tmp_path: Path, after_s: float) -> None:
-    """Kill −9 while everything is made from new records; the next build ends where an undisturbed one does."""
-    records = copied / "data" / "records.csv"
+def change_records(root: Path) -> None:
+    records = root / "data" / "records.csv"
     records.write_text(records.read_text(encoding="utf-8").replace("Kaebusi ei ole", "Kaebusi pole"), encoding="utf-8")
-    undisturbed = tmp_path / "undisturbed"
-    shutil.copytree(copied, undisturbed)
+
+
+@pytest.mark.parametrize("after_s", [4.0, 9.0])
+def test_a_killed_build_goes_on_to_the_same_end(copied: Path, undisturbed: Path, after_s: float) -> None:
+    """Kill −9 while everything is made from new records; the next build ends where an undisturbed one does."""
+    change_records(copied)
     process = subprocess.Popen([sys.executable, "-c", BUILD, str(copied)], cwd=Path(__file__).parent.parent)
     time.sleep(after_s)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert rebuild(copied).failed == {}
-    assert rebuild(undisturbed).failed == {}
-    lasting = [one for one in versions(undisturbed) if one.asset != "report"]
-    assert {one: versions(copied)[one][0] for one in lasting} == {one: versions(undisturbed)[one][0] for one in lasting}
+    ended, expected = versions(copied), versions(undisturbed)
+    lasting = [one for one in expected if one.asset != "report"]
+    assert {one: ended[one][0] for one in lasting} == {one: expected[one][0] for one in lasting}
     project = Project.open(copied, "demo")
     assert Planner(project.declarations).plan(project.warehouse).steps == ()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from estner_assets.declarations import Cell, Declarations
 from estner_assets.graph import NODES, Node
-from estner_assets.llm.endpoints import missing_configuration
+from estner_assets.llm.configuration import missing_configuration
 from estner_assets.resources.warehouse import Input, Materialization, Partition, SettingVersion, Warehouse
 from estner_assets.settings import NO_PROMPT, LlmAnnotator, ReferenceAnnotator
 from estner_assets.versions import KEYED_SETTINGS, content_version, setting

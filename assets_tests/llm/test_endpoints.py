@@ -7,7 +7,8 @@ import pytest
 from assets_tests.llm.conftest import SECRET, FakeServer, annotator, request
 from assets_tests.llm.fake_openai import completion
 from assets_tests.llm.test_client import ask
-from estner_assets.llm.endpoints import EndpointError, missing_configuration, open_endpoint
+from estner_assets.llm.configuration import missing_configuration
+from estner_assets.llm.endpoints import EndpointError, open_endpoint
 from estner_assets.llm.store import ResponseStore
 from estner_assets.settings import (
     AzureAnnotator,

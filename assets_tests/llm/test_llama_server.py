@@ -14,7 +14,7 @@ import yaml
 import estner_assets
 from assets_tests.llm.test_weights import BODY, install, weights
 from estner_assets.llm.annotate import Note, annotate_notes
-from estner_assets.llm.endpoints import missing_configuration
+from estner_assets.llm.configuration import missing_configuration
 from estner_assets.llm.llama_server import ServerError, running_server
 from estner_assets.llm.store import ResponseStore
 from estner_assets.ner.parsing import AnswerStatus

@@ -168,3 +168,25 @@ def test_a_held_lock_names_its_holder(tmp_path: Path) -> None:
         file_lock(tmp_path / "lock", exclusive=False, timeout_s=0.1),
     ):
         pass
+
+
+def _write_beyond_the_disk(path: Path) -> None:
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limit = path.stat().st_size + 200_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    rows = [prediction(f"{number}-{os.urandom(200).hex()}") for number in range(20_000)]
+    Warehouse(path, TABLES).publish(made(CELL, "v2"), rows, [])
+
+
+def test_a_full_disk_leaves_the_last_good_rows(warehouse: Warehouse) -> None:
+    """A write that finds no room fails; the database opens with what it held before, and takes new rows."""
+    warehouse.publish(made(CELL, "v1"), [prediction("a")], [])
+    writer = multiprocessing.get_context("spawn").Process(target=_write_beyond_the_disk, args=(warehouse.path,))
+    writer.start()
+    writer.join()
+    assert writer.exitcode != 0
+    assert [row["data_version"] for row in warehouse.query("select * from predictions")] == ["v1"]
+    warehouse.publish(made(CELL, "v3"), [prediction("b")], [])
+    assert warehouse.current()[CELL].data_version == "v3"

@@ -6,16 +6,14 @@ import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import openai
 
+from estner_assets.llm.configuration import missing_configuration
 from estner_assets.llm.llama_server import running_server
-from estner_assets.llm.weights import missing_weights
 from estner_assets.settings import (
-    Annotator,
     AzureAnnotator,
     CompatibleAnnotator,
     LlamaCppAnnotator,
@@ -58,22 +56,6 @@ class Endpoint:
         """Return the text without this endpoint's key."""
         key = self.client.api_key
         return text.replace(key, "***") if key else text
-
-
-def missing_configuration(annotator: Annotator) -> str | None:
-    """Say what has to be set or installed before this annotator can work; ``None`` when it is ready."""
-    names = [name for name in (getattr(annotator, field, None) for field in _ENVIRONMENT) if name]
-    unset = [name for name in names if not os.environ.get(name)]
-    if unset:
-        return "set the environment variable " + " and ".join(unset)
-    if isinstance(annotator, LlamaCppAnnotator):
-        if find_spec("xllamacpp") is None:
-            return "install the local LLM runtime: pip install xllamacpp"
-        return missing_weights(annotator.weights)
-    return None
-
-
-_ENVIRONMENT = ("endpoint_env", "base_url_env", "api_key_env")
 
 
 @contextmanager
