@@ -12,7 +12,6 @@ import pytest
 
 from assets_tests.projects import edit_yaml, write_project
 
-
 pytestmark = pytest.mark.xdist_group("cli")
 
 
