@@ -18,7 +18,7 @@ from estner_assets.planner import Plan, Planner, Step
 from estner_assets.project import Project
 from estner_assets.resources.locks import file_lock
 from estner_assets.resources.warehouse import Partition
-from estner_assets.running import InThisProcess, Runner, Workers, workers
+from estner_assets.running import InThisProcess, Result, Runner, Workers, workers
 
 _WAIT_FOR_OTHER_BUILD_S = 24 * 3600.0
 _MOST_ATTEMPTS = 3
@@ -31,12 +31,13 @@ class Outcome:
     built: list[Partition] = field(default_factory=list)
     failed: dict[Partition, str] = field(default_factory=dict)
     blocked: list[Partition] = field(default_factory=list)
+    failed_checks: list[str] = field(default_factory=list)
     not_configured: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that a build wants to be seen: ``start``, ``progress``, ``done`` or ``failed``."""
+    """Something that a build wants to be seen: ``start``, ``progress``, ``done``, ``failed`` or ``check``."""
 
     partition: Partition
     kind: str
@@ -83,7 +84,7 @@ class _Build:
         self.executor, self.jobs = executor, jobs
         self.outcome = Outcome()
         self.attempts: Counter[Partition] = Counter()
-        self.running: dict[Future[str | None], tuple[Partition, float]] = {}
+        self.running: dict[Future[Result], tuple[Partition, float]] = {}
         self.is_broken = False
 
     def run(self) -> Outcome:
@@ -144,14 +145,17 @@ class _Build:
         for future in wait(self.running, return_when=FIRST_COMPLETED).done:
             partition, started = self.running.pop(future)
             try:
-                failure = future.result()
+                result = future.result()
             except BrokenExecutor:
-                failure = "its process was killed, for want of memory perhaps; build again with --jobs 1"
+                result = Result("its process was killed, for want of memory perhaps; build again with --jobs 1")
                 self.is_broken = True
-            if failure is None:
+            for text in result.failed_checks:
+                self.outcome.failed_checks.append(text)
+                self.report(Event(partition, "check", text))
+            if result.failure is None:
                 self._done(partition, f"{time.monotonic() - started:.1f} s")
             else:
-                self._fail(partition, failure)
+                self._fail(partition, result.failure)
 
     def _done(self, partition: Partition, text: str) -> None:
         self.outcome.built.append(partition)

@@ -48,7 +48,7 @@ def _opened(root: Path | None, profile: str | None) -> Iterator[Project]:
     except DeclarationError as error:
         for problem in error.problems:
             err.print(f"[red]✗[/red] {escape(str(problem))}", highlight=False, soft_wrap=True)
-        err.print(f"{len(error.problems)} mistake(s) in the declarations; nothing was run.")
+        err.print(f"{len(error.problems)} mistake(s) in the declarations; mend them and run this again.")
         raise typer.Exit(2) from None
     except (LockTimeoutError, WarehouseBusyError) as error:
         err.print(f"[red]✗[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
@@ -118,7 +118,9 @@ def build(
         f"{len(outcome.built)} built, {len(outcome.failed)} failed, {len(outcome.blocked)} held back", highlight=False
     )
     _print_not_configured(outcome.not_configured)
-    if outcome.failed:
+    for text in outcome.failed_checks:
+        err.print(f"[red]✗ check[/red] {escape(text)}", highlight=False, soft_wrap=True)
+    if outcome.failed or outcome.failed_checks:
         raise typer.Exit(1)
 
 
@@ -128,7 +130,8 @@ def _build(project: Project, jobs: int) -> Any:
     from estner_assets.builder import Event, build
 
     def report(event: Event) -> None:
-        marks = {"start": "▸", "progress": " ", "done": "[green]✓[/green]", "failed": "[red]✗[/red]"}
+        red = "[red]✗[/red]"
+        marks = {"start": "▸", "progress": " ", "done": "[green]✓[/green]", "failed": red, "check": f"{red} check"}
         out.print(f"{marks[event.kind]} {escape(f'{event.partition}: {event.text}')}", highlight=False, soft_wrap=True)
 
     _set_dagster_home(project)
@@ -190,6 +193,9 @@ def ui(
 def _set_dagster_home(project: Project) -> None:
     """Point Dagster at the project's instance; its path must be absolute."""
     project.dagster_home.mkdir(parents=True, exist_ok=True)
+    settings = project.dagster_home / "dagster.yaml"
+    if not settings.exists():
+        settings.write_text("telemetry:\n  enabled: false\n", encoding="utf-8")
     os.environ["DAGSTER_HOME"] = str(project.dagster_home.resolve())
     os.environ["ESTNER_PROJECT"] = str(project.root)
     os.environ["ESTNER_PROFILE"] = project.declarations.profile.key

@@ -217,9 +217,13 @@ class _Reader:
                 self._add(path, "", f"{NO_PROMPT!r} is reserved for annotators without a prompt; rename the file")
             self._check_examples(path, prompt, names)
             try:
-                PromptTemplate(prompt.body, texts, example_texts(prompt))
+                template = PromptTemplate(prompt.body, texts, example_texts(prompt))
             except PromptError as error:
                 self._add(path, "body", str(error))
+                continue
+            if template.asks_words != (prompt.mode == "tag_words"):
+                wanted = "shows no {{ word }}" if prompt.mode == "tag_words" else "shows {{ word }}, not {{ note }}"
+                self._add(path, "mode", f"is {prompt.mode}, but the body {wanted}; change one of them")
 
     def _check_examples(self, path: Path, prompt: Prompt, names: Sequence[str]) -> None:
         for number, example in enumerate(prompt.examples):

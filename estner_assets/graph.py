@@ -57,7 +57,7 @@ NODES: Mapping[str, Node] = {
         Node(
             "evaluation",
             inputs=("predictions", "gold_documents", "gold_spans"),
-            settings=("entity_names", "evaluation"),
+            settings=("entity_names", "systems", "evaluation"),
             partitions="cell",
         ),
         Node(

@@ -44,11 +44,6 @@ class Plan:
     steps: tuple[Step, ...]
     not_configured: Mapping[Cell, str]
 
-    @property
-    def ready(self) -> tuple[Step, ...]:
-        """The steps whose inputs are all up to date."""
-        return tuple(step for step in self.steps if not step.waits_for)
-
 
 class Planner:
     """Compares declarations with what was made; holds the versions of settings for one look."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from estner_assets.declarations import Declarations, load
+from estner_assets.declarations import DEFAULT_PROFILE, Declarations, load
 from estner_assets.resources.models import ModelStore
 from estner_assets.resources.warehouse import Warehouse
 
@@ -30,7 +30,10 @@ class Project:
 
     @cached_property
     def warehouse(self) -> Warehouse:
-        return Warehouse(self.root / "data" / "warehouse" / "estner.duckdb", self.declarations.tables)
+        """The profile's own database; the demo's is ``estner.duckdb``."""
+        key = self.declarations.profile.key
+        name = "estner" if key == DEFAULT_PROFILE else f"estner-{key}"
+        return Warehouse(self.root / "data" / "warehouse" / f"{name}.duckdb", self.declarations.tables)
 
     @cached_property
     def models(self) -> ModelStore:
@@ -42,7 +45,8 @@ class Project:
 
     @property
     def reports_folder(self) -> Path:
-        return self.root / "data" / "reports"
+        key = self.declarations.profile.key
+        return self.root / "data" / "reports" / ("" if key == DEFAULT_PROFILE else key)
 
     @property
     def dagster_home(self) -> Path:

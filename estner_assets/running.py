@@ -15,6 +15,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from estner_assets.declarations import DeclarationError
 from estner_assets.definitions import definitions_of
 from estner_assets.defs.partitions import partition_key
 from estner_assets.defs.table_asset import PROGRESS_LOG
@@ -28,6 +29,14 @@ Report = Callable[[Partition, str], None]
 """Takes what a step says while it runs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a step ended: why it failed, if it did, and what its failed checks say."""
+
+    failure: str | None
+    failed_checks: tuple[str, ...] = ()
+
+
 class Runner:
     """Materialises one asset partition at a time as a run of the instance.
 
@@ -38,9 +47,12 @@ class Runner:
         self._project, self._instance = project, instance
         self._job = _whole_graph(project)
 
-    def run(self, partition: Partition, report: Report) -> str | None:
-        """Return why the run failed, or None."""
-        project = self._project.reopened()
+    def run(self, partition: Partition, report: Report) -> Result:
+        """Return how the run ended."""
+        try:
+            project = self._project.reopened()
+        except DeclarationError as error:
+            return Result(f"the declarations broke meanwhile: {error.problems[0]}")
         if project.declarations is not self._project.declarations:
             self._project, self._job = project, _whole_graph(project)
         with _forwarded(lambda text: report(partition, text)):
@@ -51,7 +63,7 @@ class Runner:
                 run_config=_QUIET,
                 raise_on_error=False,
             )
-        return None if result.success else _failure(result)
+        return Result(None if result.success else _failure(result), tuple(_failed_checks(result)))
 
 
 def _whole_graph(project: Project) -> dg.JobDefinition:
@@ -64,9 +76,9 @@ class InThisProcess:
     def __init__(self, runner: Runner, report: Report) -> None:
         self._runner, self._report = runner, report
 
-    def start(self, partition: Partition) -> Future[str | None]:
+    def start(self, partition: Partition) -> Future[Result]:
         """Run the step and return its finished future."""
-        future: Future[str | None] = Future()
+        future: Future[Result] = Future()
         future.set_result(self._runner.run(partition, self._report))
         return future
 
@@ -77,7 +89,7 @@ class Workers:
 
     pool: ProcessPoolExecutor
 
-    def start(self, partition: Partition) -> Future[str | None]:
+    def start(self, partition: Partition) -> Future[Result]:
         """Hand the step to a worker."""
         return self.pool.submit(_run_in_worker, partition)
 
@@ -121,10 +133,18 @@ def _start_worker(root: Path, profile: str, messages: "Queue[tuple[Partition, st
     _worker = (Runner(Project.open(root, profile), instance), lambda *message: messages.put(message))
 
 
-def _run_in_worker(partition: Partition) -> str | None:
+def _run_in_worker(partition: Partition) -> Result:
     assert _worker is not None
     runner, report = _worker
     return runner.run(partition, report)
+
+
+def _failed_checks(result: dg.ExecuteInProcessResult) -> Iterator[str]:
+    for event in result.all_events:
+        if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            evaluation = event.asset_check_evaluation_data
+            if not evaluation.passed:
+                yield f"{evaluation.asset_key.to_user_string()}, {evaluation.check_name}: {evaluation.description}"
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:

@@ -230,6 +230,8 @@ class OriginalitySettings(Declaration):
 
     max_run_words: PositiveInt
     """A note is dropped when it shares a run of more words than this with any record."""
+    max_run_share: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """A note is also dropped when such a run makes up this share of it: short notes can be copied whole."""
     min_words: PositiveInt = 5
     drop_unfinished: bool = True
 
@@ -238,6 +240,8 @@ class AnnotationSettings(Declaration):
     notes: PositiveInt
     """Vetted notes per cell, unless the annotator declares its own number."""
     seed: Seed = 0
+    max_unanswered: Fraction = 0.02
+    """A cell fails when a larger share of its notes got no answer: no server, time-outs, not asked any more."""
     annotators: Annotated[list[Key], Field(min_length=1)]
     """The annotators of this profile; the others stay declared and idle."""
 

@@ -20,11 +20,9 @@ _ANNOTATOR_OPERATION = {
     "timeout_s",
     "retries",
     "api_key_env",
-    "endpoint_env",
-    "base_url_env",
     "threads",
 }
-KEYED_SETTINGS = frozenset({"prompt", "annotator", "entities", "annotation", "gold_annotator"})
+KEYED_SETTINGS = frozenset({"prompt", "annotator", "entities", "annotation", "gold_annotator", "systems"})
 """Settings that differ from one prompt, annotator or cell to the next."""
 
 _file_hashes: dict[tuple[str, int, int], str] = {}
@@ -61,6 +59,8 @@ def setting(declarations: Declarations, name: str, key: str | Cell | None = None
                 "seed": profile.annotation.seed,
                 "language": profile.language,
             }
+        case "systems", Cell():
+            return systems_of(declarations, key)
         case "gold_annotator", Cell():
             return _gold_annotator(declarations, key)
         case "report", None:
@@ -93,6 +93,11 @@ def notes_of(declarations: Declarations, cell: Cell) -> int:
     return declarations.annotators[cell.annotator].notes or declarations.profile.annotation.notes
 
 
+def systems_of(declarations: Declarations, cell: Cell) -> list[str]:
+    """Return what is scored on gold for a cell: its tagger, and its annotator where that is declared."""
+    return ["tagger", "annotator"] if declarations.annotators[cell.annotator].score_on_gold else ["tagger"]
+
+
 def _entities(declarations: Declarations, cell: Cell) -> Any:
     if isinstance(declarations.annotators[cell.annotator], LlmAnnotator):
         return [entity.model_dump(exclude={"enabled"}) for entity in declarations.enabled_entities]
@@ -106,6 +111,7 @@ def _gold_annotator(declarations: Declarations, cell: Cell) -> Any:
         "annotator": annotator_content(declarations, cell.annotator),
         "prompt": prompt_content(declarations, cell.prompt),
         "entities": _entities(declarations, cell),
+        "language": declarations.profile.language,
     }
 
 

@@ -102,6 +102,8 @@ def test_two_thousand_notes_against_two_hundred_thousand_words():
     ("run", "words", "unfinished", "duplicate", "drop_unfinished", "expected"),
     [
         (31, 40, True, True, True, (Decision.COPIED, "shares 31 words with record r0012, more than 20")),
+        (9, 12, False, False, True, (Decision.COPIED, "shares 9 of its 12 words with record r0012, 75% or more")),
+        (8, 8, False, False, True, (Decision.COPIED, "shares 8 of its 8 words with record r0012, 75% or more")),
         (20, 40, True, True, True, (Decision.UNFINISHED, "was cut off at the token limit before its end")),
         (
             20,
@@ -133,7 +135,7 @@ def test_decision_and_rule(
 ):
     """A copy is named first, whatever else is wrong; limits are inclusive; the rule says the numbers."""
     verdict = OriginalityVerdict("s1", run, words, Witness("r0012", 0, 0))
-    assert decide(verdict, unfinished, duplicate, 20, 5, drop_unfinished) == expected
+    assert decide(verdict, unfinished, duplicate, 20, 0.75, 5, drop_unfinished) == expected
 
 
 def test_equal_notes_are_duplicates_of_the_first():

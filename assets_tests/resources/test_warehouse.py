@@ -92,7 +92,7 @@ def test_a_failed_write_leaves_the_last_good_rows(warehouse: Warehouse) -> None:
 
 
 def test_changed_columns_empty_the_table_and_make_it_missing(warehouse: Warehouse) -> None:
-    """Rows of another shape are never passed off as current; tables that did not change keep theirs."""
+    """Rows of another shape never pass for current; they go with the next write, and reading changes nothing."""
     warehouse.publish(made(CELL, "v1"), [prediction("a")], [])
     spans = Partition("gold_spans")
     row = {"document_id": "a", "start_char": 0, "end_char": 4, "label": "DRUG", "text": "Enap"}
@@ -101,9 +101,12 @@ def test_changed_columns_empty_the_table_and_make_it_missing(warehouse: Warehous
     columns = table.columns | {"remark": Column(type="varchar", description="A new column.", nullable=True)}
     changed = TABLES | {"predictions": table.model_copy(update={"columns": columns})}
     later = Warehouse(warehouse.path, changed)
-    assert later.query("select * from predictions") == []
     assert set(later.current()) == {spans}
-    assert len(later.query("select * from gold_spans")) == 1
+    assert len(later.query("select * from predictions")) == 1
+    later.publish(made(spans, "v2"), [row, row | {"start_char": 9}], [])
+    assert set(later.current()) == {spans}
+    assert later.query("select * from predictions") == []
+    assert len(later.query("select * from gold_spans")) == 2
 
 
 def test_describe_explains_itself(warehouse: Warehouse) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -16,6 +17,9 @@ from estner_assets.resources.records import SourceError
 from estner_assets.settings import LexiconAnnotator, LlmAnnotator, ReferenceAnnotator
 from estner_assets.tables import Row
 from estner_assets.versions import notes_of
+
+if TYPE_CHECKING:
+    from estner_assets.llm.annotate import NoteAnswer
 
 OVERLAPPING = "overlapping"
 """Grounding of a mention that stands inside a longer one, which is kept instead."""
@@ -31,7 +35,7 @@ def annotate(step: Step) -> list[Row]:
     if isinstance(annotator, LexiconAnnotator):
         spans = _lexicon_spans(step, annotator, [note["text"] for note in notes])
         return [_ruled_row(note, "vetted_notes", found) for note, found in zip(notes, spans, strict=True)]
-    return _llm_rows(step, annotator, notes)
+    return _llm_rows(step, annotator, notes, "vetted_notes")
 
 
 def annotate_gold(step: Step, notes: Sequence[Row]) -> list[tuple[Span, ...]]:
@@ -41,8 +45,10 @@ def annotate_gold(step: Step, notes: Sequence[Row]) -> list[tuple[Span, ...]]:
     if isinstance(annotator, LexiconAnnotator):
         return _lexicon_spans(step, annotator, texts)
     assert isinstance(annotator, LlmAnnotator)
-    asked = [{"note_id": note["document_id"], "text": note["text"], "text_sha256": ""} for note in notes]
-    rows = _llm_rows(step, annotator, asked, may_leave=False)
+    asked = [{"note_id": note["document_id"], **note} for note in notes]
+    rows = _llm_rows(step, annotator, asked, "gold_documents")
+    lost = sum(row["status"] != AnswerStatus.ANNOTATED for row in rows)
+    step.progress(f"{lost} of {len(rows)} gold notes could not be read from the annotator's answer and count as missed")
     return [_spans_of_row(row) for row in rows]
 
 
@@ -96,12 +102,13 @@ def _ruled_row(note: Row, source: str, spans: Sequence[Span]) -> Row:
 # --- LLMs -------------------------------------------------------------------------------------------
 
 
-def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], may_leave: bool = True) -> list[Row]:
+def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], source: str) -> list[Row]:
     from estner_assets.llm.annotate import Note, annotate_notes
     from estner_assets.llm.store import ResponseStore
 
     asked = [Note(note["note_id"], note["text"]) for note in notes]
-    vetted = {note["note_id"]: note["text_sha256"] for note in notes} if may_leave else {}
+    # The wall asks the warehouse and not the caller: whatever notes come here, only vetted ones may leave.
+    vetted = step.project.warehouse.query("select note_id, text_sha256 from vetted_notes")
     with ResponseStore(step.project.responses_path) as store:
         answers = annotate_notes(
             asked,
@@ -109,9 +116,10 @@ def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], may_lea
             step.declarations.prompts[step.cell.prompt],
             step.declarations.enabled_entities,
             store,
-            vetted,
+            {row["note_id"]: row["text_sha256"] for row in vetted},
             step.progress,
         )
+    _check_answered(step, answers)
     rows: list[Row] = []
     for note, answer in zip(notes, answers, strict=True):
         if answer.spans is not None:
@@ -122,7 +130,7 @@ def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], may_lea
         else:
             answered = [Answered(mention.label, mention.text) for mention in answer.mentions]
             mentions = _grounded(note["text"], answered, step.profile.language)
-        row = _row(note, "vetted_notes", answer.status, mentions)
+        row = _row(note, source, answer.status, mentions)
         rows.append(
             row
             | {
@@ -135,6 +143,17 @@ def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], may_lea
             }
         )
     return rows
+
+
+def _check_answered(step: Step, answers: "Sequence[NoteAnswer]") -> None:
+    """Fail the cell when too many notes got no answer; the answers that came are stored and not asked for again."""
+    unanswered = [answer for answer in answers if not answer.status.is_answer]
+    if len(unanswered) > step.profile.annotation.max_unanswered * len(answers):
+        raise dg.Failure(
+            f"{len(unanswered)} of {len(answers)} notes of {step.cell} got no answer: {unanswered[0].reason}; "
+            "the others are stored, build again to ask for the rest",
+            allow_retries=False,
+        )
 
 
 def _grounded(text: str, answered: Sequence[Answered], code: str) -> list[Row]:

@@ -11,6 +11,7 @@ from estner_assets.defs.table_asset import table_asset
 from estner_assets.ner import metrics
 from estner_assets.ner.spans import Document, Span
 from estner_assets.tables import Row
+from estner_assets.versions import systems_of
 
 
 @table_asset
@@ -21,7 +22,7 @@ def predictions(step: Step) -> Made:
     notes = step.rows("gold_documents", "order by document_id")
     tagger = load_tagger(step.project.models.folder(step.rows("ner_models")[0]["model_id"]))
     found = {"tagger": tagger.predict([note["text"] for note in notes])}
-    if step.declarations.annotators[step.cell.annotator].score_on_gold:
+    if "annotator" in systems_of(step.declarations, step.cell):
         found["annotator"] = annotate_gold(step, notes)
     rows = [
         {
@@ -44,12 +45,9 @@ def predictions(step: Step) -> Made:
 def evaluation(step: Step) -> Made:
     """One row per system, entity and way of scoring."""
     documents = gold(step)
-    systems = ["tagger"]
-    if step.declarations.annotators[step.cell.annotator].score_on_gold:
-        systems.append("annotator")
     predicted = step.rows("predictions")
     rows: list[Row] = []
-    for system in systems:
+    for system in systems_of(step.declarations, step.cell):
         spans = _spans_by_document(documents, [row for row in predicted if row["system"] == system])
         rows += evaluation_rows(system, documents, spans, step.declarations.labels, step.profile.evaluation)
     strict = {

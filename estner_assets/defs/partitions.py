@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from estner_assets.declarations import Cell, Declarations
+from estner_assets.declarations import Declarations
 from estner_assets.resources.warehouse import Partition
 from estner_assets.settings import NO_PROMPT
 
@@ -35,8 +35,3 @@ def partition_of(context: dg.AssetExecutionContext, asset: str, kind: str) -> Pa
             return Partition(asset, key.keys_by_dimension["annotator"], key.keys_by_dimension["prompt"])
         case _:
             return Partition(asset)
-
-
-def cell_of(partition: Partition) -> Cell:
-    """Return the cell of a partition that has one."""
-    return Cell(partition.annotator, partition.prompt)

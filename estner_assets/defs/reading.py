@@ -41,12 +41,16 @@ def annotated_documents(step: Step) -> tuple[list[Document], int]:
     """Return the cell's notes that were annotated, and how many were not: those never count as empty."""
     rows = step.rows("annotations", "order by note_id")
     usable = [row for row in rows if row["status"] == AnswerStatus.ANNOTATED]
-    texts = _texts(step, usable)
-    documents = [
+    return as_documents(step, usable), len(rows) - len(usable)
+
+
+def as_documents(step: Step, annotated: Sequence[Row]) -> list[Document]:
+    """Return annotated notes of one source with their spans."""
+    texts = _texts(step, annotated)
+    return [
         Document(row["note_id"], texts[row["note_id"]], grounded_spans(texts[row["note_id"]], row["mentions"]))
-        for row in usable
+        for row in annotated
     ]
-    return documents, len(rows) - len(usable)
 
 
 def grounded_spans(text: str, mentions: Sequence[Row]) -> tuple[Span, ...]:
@@ -73,7 +77,7 @@ def _texts(step: Step, annotated: Sequence[Row]) -> dict[str, str]:
     }
     if len(found) < len(wanted):
         raise dg.Failure(
-            f"{len(wanted) - len(found)} notes of {step.cell} are no longer in {source} as they were annotated; "
-            "materialise its annotations first"
+            f"{len(wanted) - len(found)} notes that {step.partition} is made from are no longer in {source} as they "
+            "were annotated; materialise the annotations first"
         )
     return found

@@ -62,7 +62,7 @@ class Step:
         return tuple(inputs)
 
     def rows(self, asset: str, sql: str = "") -> list[Row]:
-        """Return an input's rows, of this cell only where the input is partitioned like this asset.
+        """Return an input's rows: exactly those of the partitions and versions that this step is made from.
 
         ``sql`` may follow ``select * from <asset> where …``. Raises where the input has changed since the
         step began, so that no row is ever credited to another version.
@@ -70,16 +70,12 @@ class Step:
         sources = [one for one in self.inputs if one.kind == "asset" and one.name == asset]
         if asset not in NODES[self.partition.asset].inputs:
             raise LookupError(f"{asset} is no declared input of {self.partition.asset}; add it to the graph")
-        versions = sorted({one.version for one in sources})
-        conditions = ["list_contains(?, data_version)"]
-        parameters: list[Any] = [versions]
-        if all(NODES[name].partitions == "cell" for name in (asset, self.partition.asset)):
-            conditions.append("annotator = ? and prompt = ?")
-            parameters += [self.partition.annotator, self.partition.prompt]
+        columns = (*self.declarations.tables[asset].partition_columns, "data_version")
+        wanted = [".".join((*(getattr(one, name) for name in columns[:-1]), one.version)) for one in sources]
         with self.project.warehouse.reading() as connection:
             self._check_unchanged(connection, asset, sources)
-            where = " and ".join(conditions)
-            return wh.fetch(connection, f"select * from {asset} where {where} {sql}", parameters)
+            where = f"list_contains(?, concat_ws('.', {', '.join(columns)}))"
+            return wh.fetch(connection, f"select * from {asset} where {where} {sql}", [wanted])
 
     def _check_unchanged(self, connection: Any, asset: str, sources: list[Input]) -> None:
         now = connection.execute(

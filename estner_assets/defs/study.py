@@ -5,12 +5,11 @@ from itertools import combinations
 
 from estner_assets.declarations import Cell
 from estner_assets.defs.evaluating import ALL
-from estner_assets.defs.reading import grounded_spans
+from estner_assets.defs.reading import as_documents
 from estner_assets.defs.step import Made, Step
 from estner_assets.defs.table_asset import table_asset
 from estner_assets.ner.agreement import pair_agreement
 from estner_assets.ner.parsing import AnswerStatus
-from estner_assets.ner.spans import Document
 from estner_assets.reporting import markdown_table, write_report
 from estner_assets.resources.records import text_hash
 from estner_assets.tables import Row
@@ -87,15 +86,11 @@ def _shown(rows: list[Row]) -> list[Row]:
 @table_asset
 def agreement(step: Step) -> Made:
     """One row per pair of cells that annotated the same notes."""
-    texts = {row["note_id"]: row for row in step.project.warehouse.query("select * from vetted_notes")}
-    documents: dict[Cell, list[Document]] = {}
+    annotated: dict[Cell, list[Row]] = {}
     for row in step.rows("annotations", "order by annotator, prompt, note_id"):
-        note = texts.get(row["note_id"])
-        same_text = note is not None and note["text_sha256"] == row["text_sha256"]
-        if note is not None and same_text and row["status"] == AnswerStatus.ANNOTATED:
-            spans = grounded_spans(note["text"], row["mentions"])
-            document = Document(row["note_id"], note["text"], spans)
-            documents.setdefault(Cell(row["annotator"], row["prompt"]), []).append(document)
+        if row["status"] == AnswerStatus.ANNOTATED:
+            annotated.setdefault(Cell(row["annotator"], row["prompt"]), []).append(row)
+    documents = {cell: as_documents(step, rows) for cell, rows in annotated.items()}
     rows: list[Row] = []
     for one, other in combinations(sorted(documents), 2):
         pair = pair_agreement(documents[one], documents[other], step.declarations.labels)

@@ -96,6 +96,7 @@ def _judged(step: Step, note: Row, verdict: OriginalityVerdict, repeats: dict[st
         unfinished=note["finish_reason"] == "length",
         duplicate=duplicate_of is not None,
         max_run_words=settings.max_run_words,
+        max_run_share=settings.max_run_share,
         min_words=settings.min_words,
         drop_unfinished=settings.drop_unfinished,
     )

@@ -8,7 +8,7 @@ from estner_assets.llm.requests import JSON, Request, sha256
 from estner_assets.llm.words import askable_words
 from estner_assets.ner.parsing import Mention, answer_schema, word_grammar
 from estner_assets.ner.prompts import EntityText, ExampleText, PromptTemplate
-from estner_assets.settings import Entity, LlamaCppAnnotator, LlmAnnotator, Prompt
+from estner_assets.settings import AzureAnnotator, CompatibleAnnotator, Entity, LlamaCppAnnotator, LlmAnnotator, Prompt
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,16 @@ def _template(prompt: Prompt, entities: Sequence[Entity]) -> PromptTemplate:
 
 def _identity(annotator: LlmAnnotator) -> str:
     """Return what tells this LLM from others: two providers may call different models by one name."""
-    weights = f"@{annotator.weights.sha256}" if isinstance(annotator, LlamaCppAnnotator) else ""
-    return f"{getattr(annotator, 'kind', 'llm')}/{annotator.model}{weights}"
+    match annotator:
+        case LlamaCppAnnotator():
+            where = f"@{annotator.weights.sha256}"
+        case CompatibleAnnotator():
+            where = f"@{annotator.base_url_env}"
+        case AzureAnnotator():
+            where = f"@{annotator.endpoint_env}/{annotator.api_version}"
+        case _:
+            where = ""
+    return f"{getattr(annotator, 'kind', 'llm')}/{annotator.model}{where}"
 
 
 def _parameters(annotator: LlmAnnotator, prompt: Prompt, labels: Sequence[str]) -> dict[str, JSON]:

@@ -89,6 +89,7 @@ def decide(
     unfinished: bool,
     duplicate: bool,
     max_run_words: int,
+    max_run_share: float,
     min_words: int,
     drop_unfinished: bool,
 ) -> tuple[Decision, str]:
@@ -97,6 +98,12 @@ def decide(
     if run > max_run_words and verdict.witness is not None:
         record_id = verdict.witness.record_id
         return Decision.COPIED, f"shares {run} words with record {record_id}, more than {max_run_words}"
+    if verdict.witness is not None and run >= max_run_share * words:
+        record_id = verdict.witness.record_id
+        return (
+            Decision.COPIED,
+            f"shares {run} of its {words} words with record {record_id}, {max_run_share:.0%} or more",
+        )
     if unfinished and drop_unfinished:
         return Decision.UNFINISHED, "was cut off at the token limit before its end"
     if words < min_words:

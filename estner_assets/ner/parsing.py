@@ -31,6 +31,11 @@ class AnswerStatus(StrEnum):
     """Transport or server error after all retries."""
     NOT_ASKED = "not_asked"
 
+    @property
+    def is_answer(self) -> bool:
+        """Whether the LLM answered at all, well or badly; otherwise asking again may help."""
+        return self not in (AnswerStatus.FAILED, AnswerStatus.TIMED_OUT, AnswerStatus.NOT_ASKED)
+
 
 @dataclass(frozen=True, slots=True)
 class Mention:

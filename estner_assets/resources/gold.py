@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from estner_assets.ner.spans import Span, SpanError, check_spans
-from estner_assets.resources.records import SourceError, json_lines, parse_date, text_hash
+from estner_assets.resources.records import SourceError, check_text, json_lines, parse_date, text_hash
 from estner_assets.tables import Row
 
 _OPTIONAL = ("patient_id", "genre", "age_group", "sex", "diagnosis")
@@ -42,6 +42,7 @@ def _annotated_text(raw: Mapping[str, Any], labels: Sequence[str], where: str) -
     text, key = raw.get("text"), raw.get("id")
     if not isinstance(text, str) or not text.strip():
         raise SourceError(f"{where}: `text` is empty or no string")
+    check_text(text, where)
     if key is None or not str(key).strip():
         raise SourceError(f"{where}: `id` is missing")
     document = {

@@ -34,8 +34,11 @@ class ModelStore:
         """Move a written model to its place and return its id, ``<kind>-<hash of its files>``."""
         model_id = f"{kind}-{content_hash(folder)}"
         place = self.root / model_id
-        if not place.exists():
+        try:
             folder.rename(place)
+        except OSError:
+            if not place.is_dir():  # otherwise the same model is there already
+                raise
         return model_id
 
     def folder(self, model_id: str) -> Path:

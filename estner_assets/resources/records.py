@@ -35,6 +35,15 @@ def read_records(paths: Sequence[Path], source: RecordsSource) -> list[Row]:
     return rows
 
 
+def check_text(text: str, where: str) -> str:
+    """Return the text, or raise ``SourceError`` where it cannot be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{where}: half a surrogate pair at character {error.start}; mend the file") from error
+    return text
+
+
 def text_hash(text: str) -> str:
     """Return the SHA-256 of a text in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -75,6 +84,7 @@ def _raw_rows(path: Path, source: RecordsSource) -> Iterator[tuple[int, Mapping[
 
 def _separated(path: Path, source: RecordsSource, delimiter: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     text = read_text(path, source.encoding)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     # newline="" leaves line breaks inside quoted fields as they are; strict refuses a stray quote (RFC 4180).
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     start = 1
@@ -148,7 +158,7 @@ def _record(raw: Mapping[str, Any], columns: Mapping[Any, str], where: str) -> R
         value = raw[column]
         if value is None or not str(value).strip():
             raise SourceError(f"{where}: {name} is empty; every record needs one")
-        row[name] = value if name == "date" else str(value)
+        row[name] = value if name == "date" else check_text(str(value), where)
     row["date"] = parse_date(row["date"], where)
     row["text_sha256"] = text_hash(row["text"])
     return row

@@ -130,6 +130,12 @@ def migrate(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, Table], 
         connection.execute("insert or replace into warehouse_schema values (?, ?)", [name, value])
 
 
+def tables_in_shape(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, Table]) -> set[str]:
+    """Return the tables that have the declared columns."""
+    known = _versions(connection)
+    return {table.name for table in tables.values() if known.get(table.name) == _hash(_create(table))}
+
+
 def _versions(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
     return dict(connection.execute("select name, version from warehouse_schema").fetchall())
 

@@ -79,85 +79,70 @@ class WarehouseBusyError(TimeoutError):
 class Warehouse:
     """Reads and replaces tables, never half."""
 
-    def __init__(self, path: Path, tables: Mapping[str, Table], timeout_s: float = 120.0) -> None:
+    def __init__(self, path: Path, tables: Mapping[str, Table], timeout_s: float = 600.0) -> None:
         self.path = path
         self.tables = tables
         self.timeout_s = timeout_s
-        self._is_ready = False
+        self._schema_version = schema.version(tables)
 
     # --- connections --------------------------------------------------------------------------------
 
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the database read-only; one that does not exist yet reads as empty and is not made."""
-        if not self.path.exists():
-            with duckdb.connect(":memory:") as empty:
-                schema.migrate(empty, self.tables, schema.version(self.tables))
-                yield empty
-            return
-        self._make_ready()
-        with self._lock(exclusive=False), self._connect(read_only=True) as connection:
-            yield connection
+        """Open the database read-only; one that was never written to reads as empty and is not made."""
+        if self.path.exists():
+            with self._opened(exclusive=False) as connection:
+                if schema.current_version(connection) is not None:
+                    yield connection
+                    return
+        with duckdb.connect(":memory:") as empty:
+            schema.migrate(empty, self.tables, self._schema_version)
+            yield empty
 
     @contextmanager
     def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the database for one transaction, which an exception rolls back."""
-        self._make_ready()
-        with self._writing_now() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing_now(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._lock(exclusive=True), self._connect(read_only=False) as connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._opened(exclusive=True) as connection:
             connection.begin()
             try:
+                if schema.current_version(connection) != self._schema_version:
+                    schema.migrate(connection, self.tables, self._schema_version)
                 yield connection
             except BaseException:
                 connection.rollback()
                 raise
             connection.commit()
 
-    def _make_ready(self) -> None:
-        if self._is_ready:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        wanted = schema.version(self.tables)
-        if not self._has_schema(wanted):
-            with self._writing_now() as connection:
-                schema.migrate(connection, self.tables, wanted)
-        self._is_ready = True
-
-    def _has_schema(self, wanted: str) -> bool:
-        if not self.path.exists():
-            return False
-        with self._lock(exclusive=False), self._connect(read_only=True) as connection:
-            return schema.current_version(connection) == wanted
-
-    def _lock(self, exclusive: bool) -> Any:
-        lock = self.path.with_suffix(".lock")
-        return file_lock(lock, exclusive=exclusive, timeout_s=self.timeout_s)
-
     @contextmanager
-    def _connect(self, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _opened(self, exclusive: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Connect under the lock; while somebody else keeps the file open, wait without holding up the others."""
         deadline = time.monotonic() + self.timeout_s
+        lock = self.path.with_suffix(".lock")
         while True:
-            try:
-                connection = duckdb.connect(str(self.path), read_only=read_only)
-                break
-            except duckdb.IOException as error:
-                # A program outside this project, a database browser say, may hold the file without our lock.
-                if "lock" not in str(error).lower():
-                    raise
-                if time.monotonic() > deadline:
-                    raise WarehouseBusyError(
-                        f"{self.path} is kept open by another program; close it there and run this again. "
-                        f"DuckDB says: {error}"
-                    ) from error
-                time.sleep(0.1)
+            with file_lock(lock, exclusive=exclusive, timeout_s=self.timeout_s):
+                connection = self._connect(read_only=not exclusive, is_last_try=time.monotonic() > deadline)
+                if connection is not None:
+                    try:
+                        yield connection
+                    finally:
+                        connection.close()
+                    return
+            time.sleep(0.2)
+
+    def _connect(self, read_only: bool, is_last_try: bool) -> duckdb.DuckDBPyConnection | None:
         try:
-            yield connection
-        finally:
-            connection.close()
+            return duckdb.connect(str(self.path), read_only=read_only)
+        except duckdb.IOException as error:
+            # A program outside this project, a database browser say, may hold the file without our lock.
+            if "lock" not in str(error).lower():
+                raise
+            if is_last_try:
+                raise WarehouseBusyError(
+                    f"{self.path} has been kept open by another program for {self.timeout_s:.0f} s; close it there "
+                    f"and run this again. DuckDB says: {error}"
+                ) from error
+            return None
 
     # --- rows ---------------------------------------------------------------------------------------
 
@@ -176,8 +161,12 @@ class Warehouse:
     # --- lineage ------------------------------------------------------------------------------------
 
     def current(self) -> dict[Partition, Materialization]:
-        """Return the current materialization of every asset partition, with its inputs."""
+        """Return the current materialization of every asset partition, with its inputs.
+
+        A table that another version of the declarations shaped counts as never made.
+        """
         with self.reading() as connection:
+            usable = schema.tables_in_shape(connection, self.tables)
             inputs: dict[str, list[Input]] = {}
             for identity, *values in connection.execute(
                 "select i.materialization_id, i.kind, i.name, i.annotator, i.prompt, i.version "
@@ -191,6 +180,8 @@ class Warehouse:
             ).fetchall()
         current: dict[Partition, Materialization] = {}
         for identity, asset, annotator, prompt, version, code_version, run_id, made_at, duration_s in made:
+            if asset not in usable:
+                continue
             partition = Partition(asset, annotator, prompt)
             sources = tuple(sorted(inputs.get(identity, ())))
             current[partition] = Materialization(partition, version, code_version, run_id, made_at, duration_s, sources)
