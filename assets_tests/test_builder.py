@@ -241,6 +241,55 @@ def test_a_failing_cell_holds_back_only_itself(copied: Path) -> None:
     assert of_cell(CELL_ASSETS, "stub/second") | FINAL_ASSETS <= {str(partition) for partition in outcome.built}
 
 
+def test_a_cell_without_answers_fails_and_keeps_what_it_had(
+    copied: Path, server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the server is down the cell fails and its last annotations stand; once it is back they are made."""
+    before = versions(copied)[Partition("annotations", "stub", "second")]
+    edit_yaml(copied / "declarations" / "annotators.yaml", "stub", "retries", value=0)
+    edit_prompt(copied, "second", "List drugs alone, as JSON.")
+    with monkeypatch.context() as patch:
+        patch.setenv(URL, "http://127.0.0.1:9/v1")
+        outcome = rebuild(copied)
+    failure = outcome.failed[Partition("annotations", "stub", "second")]
+    assert "30 of 30 notes of stub/second got no answer" in failure
+    assert versions(copied)[Partition("annotations", "stub", "second")] == before
+    assert server.questions == []
+    assert "annotations[stub/second]" in remade(copied)
+    assert len(server.questions) == 30
+
+
+def test_a_renamed_prompt_is_a_new_cell_and_the_old_one_is_gone(copied: Path, server: FakeOpenAI) -> None:
+    """The leaderboard shows declared cells alone; the old cell's making stays in the lineage; nothing is asked."""
+    prompts = copied / "declarations" / "prompts"
+    (prompts / "second.md").rename(prompts / "third.md")
+    edit_yaml(copied / "declarations" / "annotators.yaml", "stub", "prompts", value=["zero_shot", "third"])
+    assert of_cell(CELL_ASSETS, "stub/third") | {"leaderboard"} <= remade(copied)
+    found = rows(copied, "select distinct prompt from leaderboard where annotator = 'stub' order by 1")
+    assert [row["prompt"] for row in found] == ["third", "zero_shot"]
+    assert rows(copied, "select count(*) as n from lineage where prompt = 'second' and asset = 'evaluation'") == [
+        {"n": 1}
+    ]
+    assert server.questions == []
+
+
+def test_trap_4_what_was_judged_is_what_is_annotated(built: Path) -> None:
+    """One stored text, known by its hash, from sampling through the verdict to the annotation."""
+    broken = rows(
+        built,
+        """
+        select s.note_id from synthetic_notes s
+        join vetted_notes v using (note_id)
+        left join originality o on o.note_id = s.note_id and o.decision = 'kept'
+        left join annotations a on a.note_id = s.note_id
+        where v.text <> s.text or v.text_sha256 <> sha256(s.text) or o.note_id is null
+            or coalesce(a.text_sha256, v.text_sha256) <> v.text_sha256
+        """,
+    )
+    kept = rows(built, "select count(*) as n from originality where decision = 'kept'")
+    assert (broken, rows(built, "select count(*) as n from vetted_notes")) == ([], kept)
+
+
 def test_bad_records_leave_the_last_good_tables(copied: Path) -> None:
     """A broken file of records: a clear error with its line, and every table as it was."""
     before = versions(copied)

@@ -77,13 +77,18 @@ def learning_curves(step: Step) -> Made:
     return Made(rows)
 
 
+def random_subset(documents: Sequence[Document], size: int, seed: int) -> list[Document]:
+    """Return ``size`` documents, drawn anew for each seed: no subset is the beginning of a larger one."""
+    return random.Random(seed).sample(list(documents), size)
+
+
 def _point(step: Step, documents: Sequence[Document], test: Sequence[Document], size: int, subset: int) -> list[Row]:
     """Train on one random subset and score it."""
     from estner_assets.modeling.taggers import load_tagger, train_tagger
 
     settings = step.profile.learning_curves
     seed = settings.seed + 1000 * subset + size
-    chosen = random.Random(seed).sample(list(documents), size)
+    chosen = random_subset(documents, size, seed)
     tagger_settings = step.profile.tagger.model_copy(update={"seed": seed})
     with step.project.models.incoming() as folder:
         train_tagger(
