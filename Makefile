@@ -11,7 +11,7 @@ export ESTNER_PROJECT := $(CURDIR)
 # Without keys: the demo never spends money, whatever the shell has exported. The leaderboard is printed even
 # where a cell failed.
 demo: install
-	@unset OPENAI_API_KEY AZURE_OPENAI_API_KEY; \
+	@unset OPENAI_API_KEY AZURE_OPENAI_API_KEY VLLM_BASE_URL; \
 	$(BIN)/estner build; status=$$?; $(BIN)/estner leaderboard && exit $$status
 
 ui: install

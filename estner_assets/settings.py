@@ -258,11 +258,13 @@ class TaggerSettings(Declaration):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup_fraction: Fraction = 0.1
     dropout: Fraction = 0.3
+    """Of ``charcnn-bilstm-crf``; a checkpoint keeps its own."""
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     early_stopping_patience: PositiveInt = 3
     max_tokens: PositiveInt = 256
     """Sub-words (or tokens) of one window; longer notes are cut into overlapping windows."""
     casing_augmentation: Fraction = 0.2
+    """Share of the training notes that are shown in another casing (synthetic and real notes differ in it)."""
     seed: Seed = 0
 
 

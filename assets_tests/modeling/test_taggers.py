@@ -327,3 +327,17 @@ def test_trap_23_every_token_of_a_long_text_has_a_window(checkpoint: Path) -> No
         seen = {token for window in windows if window.text == text for _, token in window.firsts}
         assert seen == set(range(len(row)))
     assert all(len({token for _, token in window.firsts}) == len(window.firsts) for window in windows)
+
+
+def test_trap_24_a_share_of_the_notes_is_recased_in_place():
+    """Casing varies for the declared share, repeatably, and no character moves."""
+    from estner_assets.modeling.encoder_tagger import recased
+
+    texts = ["Võtab Enapit", "straße ja EKG"] * 50
+    varied = recased(texts, 0.5, seed=1)
+    assert varied == recased(texts, 0.5, seed=1)
+    assert recased(texts, 0.0, seed=1) == texts
+    assert [len(text) for text in varied] == [len(text) for text in texts]
+    changed = sum(one != other for one, other in zip(texts, varied, strict=True))
+    assert 25 <= changed <= 60
+    assert {text.casefold() for text in varied} == {text.casefold() for text in texts}

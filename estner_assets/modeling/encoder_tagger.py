@@ -162,7 +162,8 @@ def train_encoder(
         tokens = [tokenize(document.text) for document in train]
         tags = [to_bio(row, document.spans) for row, document in zip(tokens, train, strict=True)]
         ids = [[tagger.tags.index(tag) for tag in row] for row in tags]
-        windows = [window for window in tagger.windows([d.text for d in train], tokens) if window.firsts]
+        texts = recased([document.text for document in train], settings.casing_augmentation, settings.seed)
+        windows = [window for window in tagger.windows(texts, tokens) if window.firsts]
         if not windows:
             raise ValueError("no training note has a word that the checkpoint's tokeniser reads: look at the texts")
         lengths = [len(window.ids) for window in windows]
@@ -182,6 +183,16 @@ def train_encoder(
         report = fit(job, settings, progress, max_steps)
     tagger.save(folder)
     return report
+
+
+def recased(texts: Sequence[str], share: float, seed: int) -> list[str]:
+    """Return the texts, a share of them in lower or upper case; never where that would move a character."""
+    rng = random.Random(seed)
+    changed: list[str] = []
+    for text in texts:
+        other = rng.choice([text.lower(), text.upper()]) if rng.random() < share else text
+        changed.append(other if len(other) == len(text) else text)
+    return changed
 
 
 def _loss(tagger: EncoderTagger, windows: Sequence[Window], tags: Sequence[Sequence[int]]) -> Tensor:
