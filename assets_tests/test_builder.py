@@ -273,6 +273,15 @@ def test_a_renamed_prompt_is_a_new_cell_and_the_old_one_is_gone(copied: Path, se
     assert server.questions == []
 
 
+def test_a_deleted_model_is_made_again(copied: Path) -> None:
+    """Without its files a model counts as missing; trained again it is the same, and nothing after it is stale."""
+    folder = rows(copied, "select folder from ner_models where annotator = 'lexicon'")[0]["folder"]
+    shutil.rmtree(copied / folder)
+    assert remade(copied) == {"ner_models[lexicon/none]"}
+    assert (copied / folder).is_dir()
+    assert remade(copied) == set()
+
+
 def test_trap_4_what_was_judged_is_what_is_annotated(built: Path) -> None:
     """One stored text, known by its hash, from sampling through the verdict to the annotation."""
     broken = rows(

@@ -140,6 +140,9 @@ class Planner:
     def plan(self, warehouse: Warehouse) -> Plan:
         """Return everything that is missing or stale."""
         state = warehouse.current()
+        for partition, folder in warehouse.model_folders().items():
+            if not self.declarations.path(folder).is_dir():
+                state.pop(partition, None)  # its row is of no use without its files
         pending: dict[Partition, Step] = {}
         changed: dict[Partition, list[tuple[Input | None, Input | None]]] = {}
         for node in NODES.values():

@@ -187,6 +187,14 @@ class Warehouse:
             current[partition] = Materialization(partition, version, code_version, run_id, made_at, duration_s, sources)
         return current
 
+    def model_folders(self) -> dict[Partition, str]:
+        """Return where the files of every model in use lie, relative to the project."""
+        rows = self.query("select kind, annotator, prompt, folder from models")
+        assets = {"generator": "generator", "tagger": "ner_models"}
+        return {
+            Partition(assets[row["kind"]], row["annotator"] or "", row["prompt"] or ""): row["folder"] for row in rows
+        }
+
     def setting_contents(self, versions: Sequence[str]) -> dict[str, str]:
         """Return the JSON content behind versions of settings."""
         rows = self.query(
