@@ -233,6 +233,8 @@ class OriginalitySettings(Declaration):
     max_run_share: Annotated[float, Field(gt=0, le=1)] = 0.75
     """A note is also dropped when such a run makes up this share of it: short notes can be copied whole."""
     min_words: PositiveInt = 5
+    max_unknown_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """A note is dropped when a larger share of its words stands in no record: a small model invents words."""
     drop_unfinished: bool = True
 
 

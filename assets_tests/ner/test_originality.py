@@ -11,6 +11,7 @@ from estner_assets.ner.originality import (
     decide,
     longest_common_runs,
     near_duplicates,
+    unknown_shares,
     words_of,
 )
 
@@ -136,6 +137,22 @@ def test_decision_and_rule(
     """A copy is named first, whatever else is wrong; limits are inclusive; the rule says the numbers."""
     verdict = OriginalityVerdict("s1", run, words, Witness("r0012", 0, 0))
     assert decide(verdict, unfinished, duplicate, 20, 0.75, 5, drop_unfinished) == expected
+
+
+def test_words_that_no_record_has_are_counted():
+    """The share of unknown words: casing does not matter, words with digits do not count, nothing is 0."""
+    notes = [("a", "EKG tehtud 12x"), ("b", "Pregabalmtsinoomi EKG tehtud, pabalm"), ("c", "140/90"), ("d", "")]
+    assert unknown_shares(notes, [("r", "Tehtud ekg.")]) == {"a": 0.0, "b": 0.5, "c": 0.0, "d": 0.0}
+
+
+def test_garbled_notes_are_dropped_beyond_the_limit():
+    """The limit is inclusive, and a garbled note says how garbled it is."""
+    verdict = OriginalityVerdict("s1", 2, 20, None)
+    decided = [decide(verdict, False, False, 20, 0.75, 5, True, share, 0.1) for share in (0.1, 0.15)]
+    assert decided == [
+        (Decision.KEPT, "shares at most 2 words with any record, not more than 20"),
+        (Decision.GARBLED, "15% of its words stand in no record, more than 10%"),
+    ]
 
 
 def test_equal_notes_are_duplicates_of_the_first():

@@ -13,8 +13,10 @@ from estner_assets.ner.originality import (
     decide,
     longest_common_runs,
     near_duplicates,
+    unknown_shares,
 )
 from estner_assets.resources.records import text_hash
+from estner_assets.settings import OriginalitySettings
 from estner_assets.tables import Row
 
 
@@ -82,15 +84,23 @@ def originality(step: Step) -> Made:
     records = [(row["record_id"], row["text"]) for row in step.rows("records", "order by record_id")]
     verdicts = longest_common_runs(texts, records)
     repeats = near_duplicates(texts)
-    rows = [_judged(step, note, verdict, repeats) for note, verdict in zip(notes, verdicts, strict=True)]
+    unknown = unknown_shares(texts, records)
+    rows = [
+        _judged(step.profile.originality, note, verdict, repeats.get(verdict.note_id), unknown[verdict.note_id])
+        for note, verdict in zip(notes, verdicts, strict=True)
+    ]
     decisions = Counter(row["decision"] for row in rows)
     step.progress(", ".join(f"{count} {decision}" for decision, count in decisions.most_common()))
     return Made(rows, dict(decisions))
 
 
-def _judged(step: Step, note: Row, verdict: OriginalityVerdict, repeats: dict[str, str]) -> Row:
-    settings = step.profile.originality
-    duplicate_of = repeats.get(verdict.note_id)
+def _judged(
+    settings: OriginalitySettings,
+    note: Row,
+    verdict: OriginalityVerdict,
+    duplicate_of: str | None,
+    unknown_share: float,
+) -> Row:
     decision, rule = decide(
         verdict,
         unfinished=note["finish_reason"] == "length",
@@ -99,6 +109,8 @@ def _judged(step: Step, note: Row, verdict: OriginalityVerdict, repeats: dict[st
         max_run_share=settings.max_run_share,
         min_words=settings.min_words,
         drop_unfinished=settings.drop_unfinished,
+        unknown_share=unknown_share,
+        max_unknown_share=settings.max_unknown_share,
     )
     witness = verdict.witness
     return {
@@ -108,6 +120,7 @@ def _judged(step: Step, note: Row, verdict: OriginalityVerdict, repeats: dict[st
         "witness_record_id": witness.record_id if witness else None,
         "witness_record_word": witness.record_start if witness else None,
         "witness_note_word": witness.note_start if witness else None,
+        "unknown_share": unknown_share,
         "duplicate_of": duplicate_of,
         "decision": str(decision),
         "rule": rule,

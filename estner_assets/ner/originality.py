@@ -44,6 +44,7 @@ class Decision(StrEnum):
     COPIED = "copied"
     UNFINISHED = "unfinished"
     TOO_SHORT = "too_short"
+    GARBLED = "garbled"
     DUPLICATE = "duplicate"
 
 
@@ -92,6 +93,8 @@ def decide(
     max_run_share: float,
     min_words: int,
     drop_unfinished: bool,
+    unknown_share: float = 0.0,
+    max_unknown_share: float = 1.0,
 ) -> tuple[Decision, str]:
     """Return the decision and its rule as a sentence; of several rules that drop a note, privacy's first."""
     run, words = verdict.longest_run_words, verdict.words
@@ -108,9 +111,29 @@ def decide(
         return Decision.UNFINISHED, "was cut off at the token limit before its end"
     if words < min_words:
         return Decision.TOO_SHORT, f"has {words} words, fewer than {min_words}"
+    if unknown_share > max_unknown_share:
+        return (
+            Decision.GARBLED,
+            f"{unknown_share:.0%} of its words stand in no record, more than {max_unknown_share:.0%}",
+        )
     if duplicate:
         return Decision.DUPLICATE, "repeats an earlier synthetic note"
     return Decision.KEPT, f"shares at most {run} words with any record, not more than {max_run_words}"
+
+
+def unknown_shares(notes: Sequence[tuple[str, str]], records: Iterable[tuple[str, str]]) -> dict[str, float]:
+    """Return, for each note, the share (0..1) of its words that stand in no record; words with digits do not count.
+
+    A small language model puts sub-words together that make no word. Such notes teach a tagger wrong things.
+    """
+    known: set[str] = set()
+    for _, text in records:
+        known.update(words_of(text))
+    shares: dict[str, float] = {}
+    for note_id, text in notes:
+        words = [word for word in words_of(text) if not any(letter.isdigit() for letter in word)]
+        shares[note_id] = sum(word not in known for word in words) / len(words) if words else 0.0
+    return shares
 
 
 def near_duplicates(notes: Sequence[tuple[str, str]]) -> dict[str, str]:
