@@ -156,7 +156,7 @@ def test_a_cell_without_a_key_is_shown_as_not_configured(built: Path) -> None:
     assert found == [
         {
             "status": "not_configured",
-            "remark": "set the environment variable ESTNER_TEST_UNSET_KEY",
+            "remark": "not configured: set the environment variable ESTNER_TEST_UNSET_KEY",
             "f1": None,
         }
     ]

@@ -70,7 +70,10 @@ def test_a_build_ends_with_a_leaderboard(built: tuple[Path, str]) -> None:
     assert "20 built, 0 failed, 0 held back" in printed
     result = estner("leaderboard", root=root)
     assert "lexicon/none  tagger" in result.stdout
-    assert "gpt/zero_shot: not_configured: set the environment variable ESTNER_TEST_UNSET_KEY" in result.stdout
+    assert (
+        "not scored gpt (zero_shot): not configured: set the environment variable ESTNER_TEST_UNSET_KEY"
+        in result.stdout
+    )
     assert "database: data/warehouse/estner.duckdb" in result.stdout
     assert "report:   data/reports/report.html" in result.stdout
     assert (root / "data" / "reports" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")

@@ -95,7 +95,7 @@ def plan(
     for step in planned.steps:
         line = f"{step.state:8}{escape(str(step.partition))}  [dim]{escape(step.explanation)}[/dim]"
         out.print(line, highlight=False, soft_wrap=True)
-    _print_not_configured({str(cell): text for cell, text in planned.not_configured.items()})
+    _print_by_annotator({str(cell): f"not configured: {text}" for cell, text in planned.not_configured.items()})
     out.print(f"{len(planned.steps)} to make" if planned.steps else "everything is up to date")
 
 
@@ -117,7 +117,6 @@ def build(
     out.print(
         f"{len(outcome.built)} built, {len(outcome.failed)} failed, {len(outcome.blocked)} held back", highlight=False
     )
-    _print_not_configured(outcome.not_configured)
     for text in outcome.failed_checks:
         err.print(f"[red]✗ check[/red] {escape(text)}", highlight=False, soft_wrap=True)
     if outcome.failed or outcome.failed_checks:
@@ -170,11 +169,7 @@ def _print_leaderboard(rows: list[dict[str, Any]]) -> None:
                 notes = "" if row["notes"] is None else str(row["notes"])
                 table.add_row(cell, row["system"], f"{row['f1']:.3f}", interval, *figures, notes)
         out.print(table)
-    unscored = {
-        f"{row['annotator']}/{row['prompt']}": f"{row['status']}: {row['remark']}" for row in rows if row["remark"]
-    }
-    for cell, remark in unscored.items():
-        out.print(f"[dim]{cell}: {remark}[/dim]", highlight=False)
+    _print_by_annotator({f"{row['annotator']}/{row['prompt']}": row["remark"] for row in rows if row["remark"]})
 
 
 @app.command()
@@ -201,6 +196,11 @@ def _set_dagster_home(project: Project) -> None:
     os.environ["ESTNER_PROFILE"] = project.declarations.profile.key
 
 
-def _print_not_configured(cells: dict[str, str]) -> None:
+def _print_by_annotator(cells: dict[str, str]) -> None:
+    """Print why cells have no score: one line for the prompts of an annotator that lack the same thing."""
+    groups: dict[tuple[str, str], list[str]] = {}
     for cell, text in cells.items():
-        out.print(f"[yellow]not configured[/yellow] {cell}: {text}", highlight=False)
+        annotator, _, prompt = cell.partition("/")
+        groups.setdefault((annotator, text), []).append(prompt)
+    for (annotator, text), prompts in groups.items():
+        out.print(f"[yellow]not scored[/yellow] {annotator} ({', '.join(prompts)}): {escape(text)}", highlight=False)

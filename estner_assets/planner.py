@@ -17,6 +17,7 @@ from estner_assets.settings import NO_PROMPT, LlmAnnotator, ReferenceAnnotator
 from estner_assets.versions import KEYED_SETTINGS, content_version, setting
 
 State = Mapping[Partition, Materialization]
+_SHOWN_REASONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,10 @@ class Step:
 
     @property
     def explanation(self) -> str:
-        """Return all reasons as one line."""
-        return "; ".join((*self.reasons, *(f"upstream {source}" for source in self.waits_for)))
+        """Return the first reasons as one line, and how many more there are."""
+        texts = (*self.reasons, *(f"upstream {source}" for source in self.waits_for))
+        more = f"; and {len(texts) - _SHOWN_REASONS} more" if len(texts) > _SHOWN_REASONS else ""
+        return "; ".join(texts[:_SHOWN_REASONS]) + more
 
 
 @dataclass(frozen=True, slots=True)

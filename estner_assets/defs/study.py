@@ -65,7 +65,7 @@ def _unscored(cell: Cell, step: Step) -> list[Row]:
             "system": "tagger",
             "entity": entity,
             "status": "not_configured" if missing else "not_materialized",
-            "remark": missing or "its evaluation has not been materialised",
+            "remark": f"not configured: {missing}" if missing else "its evaluation has not been materialised",
         }
         for entity in (*step.declarations.labels, ALL)
     ]
