@@ -3,24 +3,41 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from assets_tests.projects import PROMPT, edit_yaml
-from estner_assets.declarations import Cell, DeclarationError, UnknownCellError, load, project_root
+from assets_tests.projects import PROMPT, edit_yaml, write_yaml
+from estner_assets.declarations import (
+    Cell,
+    DeclarationError,
+    UnknownCellError,
+    declarations_folder,
+    load,
+    project_root,
+)
+from estner_assets.settings import Profile
 from estner_assets.versions import prompt_content, setting
 
+ENTITIES = {
+    "DRUG": {"definition": "A name of a medicine.", "positive": ["Enap"], "negative": ["ravim"]},
+    "PROCEDURE": {"definition": "A name of a procedure.", "positive": ["EKG"], "negative": ["uuring"]},
+}
 
-def problems(root: Path) -> list[str]:
+
+def problems(root: Path, profile: str = "demo") -> list[str]:
     with pytest.raises(DeclarationError) as caught:
-        load(root, "demo")
+        load(root, profile)
     return [str(problem) for problem in caught.value.problems]
 
 
 def test_the_shipped_declarations_are_right() -> None:
-    """Demo and paper profile load; the paper's has the published sizes."""
-    demo, paper = load(project_root(), "demo"), load(project_root(), "paper")
+    """The demo's load; the paper's profile has the published sizes and lacks nothing but private files."""
+    demo = load(project_root(), "demo")
+    path = declarations_folder(project_root()) / "profiles" / "paper.yaml"
+    paper = Profile.model_validate({"key": "paper", **yaml.safe_load(path.read_text(encoding="utf-8"))})
+    assert [line for line in problems(project_root(), "paper") if "there is no file data/private/" not in line] == []
     assert demo.labels == ("DRUG", "PROCEDURE")
     assert [entity.name for entity in demo.entities if not entity.enabled] == ["FAMILY"]
-    generator, tagger = paper.profile.generator, paper.profile.tagger
+    generator, tagger = paper.generator, paper.tagger
     assert (generator.layers, generator.heads, generator.width) == (12, 12, 768)
     assert (tagger.model, tagger.epochs, tagger.learning_rate, tagger.batch_size, tagger.weight_decay) == (
         "xlm-roberta-base",
@@ -29,7 +46,7 @@ def test_the_shipped_declarations_are_right() -> None:
         16,
         0.01,
     )
-    assert paper.profile.annotation.annotators == ["gpt-3.5-turbo", "gpt-4", "local-vllm"]
+    assert paper.annotation.annotators == ["gpt-3.5-turbo", "gpt-4", "local-vllm"]
 
 
 def test_all_mistakes_are_found_at_once(root: Path) -> None:
@@ -94,6 +111,18 @@ def test_an_unknown_profile_names_the_known_ones(root: Path) -> None:
     """A profile that does not exist: the message lists those that do."""
     with pytest.raises(DeclarationError, match="there is no profile 'demoo'; known: demo"):
         load(root, "demoo")
+
+
+def test_one_mistake_is_one_message(root: Path) -> None:
+    """A file that cannot be read does not make others look wrong; missing data files are named."""
+    (root / "declarations" / "entities.yaml").write_text("DRUG: [", encoding="utf-8")
+    assert len(problems(root)) == 1
+    write_yaml(root / "declarations" / "entities.yaml", ENTITIES)
+    edit_yaml(root / "declarations" / "profiles" / "demo.yaml", "records", "encoding", value="latin-99")
+    assert len(problems(root)) == 1
+    edit_yaml(root / "declarations" / "profiles" / "demo.yaml", "records", "encoding", value="utf-8")
+    (root / "data" / "gold.jsonl").unlink()
+    assert [line.split(": ")[1] for line in problems(root)] == ["gold.paths"]
 
 
 def test_a_cell_that_is_not_declared_names_the_valid_ones(root: Path) -> None:

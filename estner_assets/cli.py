@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ def main() -> None:
     """Run the command line; a wrong declaration or a busy warehouse ends it with one clear message."""
     # Before torch is loaded: threads that wait must sleep, or two processes on two cores stall each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     app()
 
 
@@ -181,8 +183,16 @@ def ui(
     """Open the Dagster UI over the project's instance."""
     with _opened(project, profile) as opened:
         _set_dagster_home(opened)
+        if _is_taken(port):
+            err.print(f"[red]✗[/red] port {port} on 127.0.0.1 is taken; stop what listens there or give --port")
+            raise typer.Exit(1)
         command = ["dagster", "dev", "-m", "estner_assets.definitions", "-h", "127.0.0.1", "-p", str(port)]
         os.execv(str(Path(sys.executable).with_name("dagster")), command)
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _set_dagster_home(project: Project) -> None:

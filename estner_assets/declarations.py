@@ -25,6 +25,7 @@ from estner_assets.settings import (
 from estner_assets.tables import Table, read_table
 
 DEFAULT_PROFILE = "demo"
+_UNNAMED = 'in "<unicode string>", '
 _annotator_adapter: TypeAdapter[Annotator] = TypeAdapter(Annotator)
 
 
@@ -159,9 +160,9 @@ class _Reader:
         for profile in profiles.values():
             self._check_profile(profile, annotators)
         if profile_key not in profiles:
-            known = ", ".join(sorted(profiles)) or "no profile could be read"
-            self._add(self.folder / "profiles", "", f"there is no profile {profile_key!r}; known: {known}")
+            self._report_missing_profile(profile_key, profiles)
             return None
+        self._check_sources(profiles[profile_key])
         return Declarations(self.root, profiles[profile_key], entities, annotators, prompts, tables)
 
     # --- files --------------------------------------------------------------------------------------
@@ -230,7 +231,7 @@ class _Reader:
             position = 0
             for mention in example.mentions:
                 key = f"examples[{number}]"
-                if mention.label not in names:
+                if names and mention.label not in names:
                     self._add(path, key, f"unknown entity {mention.label!r}; allowed: {', '.join(names)}")
                 found = example.text.find(mention.text, position)
                 if found < 0:
@@ -269,6 +270,18 @@ class _Reader:
             if key not in annotators:
                 known = ", ".join(annotators)
                 self._add(path, "annotation.annotators", f"unknown annotator {key!r}; allowed: {known}")
+
+    def _check_sources(self, profile: Profile) -> None:
+        path = self.folder / "profiles" / f"{profile.key}.yaml"
+        for field, paths in (("records.paths", profile.records.paths), ("gold.paths", profile.gold.paths)):
+            for declared in paths:
+                if not (self.root / declared).is_file():
+                    self._add(path, field, f"there is no file {declared}; paths are relative to {self.root}")
+
+    def _report_missing_profile(self, key: str, profiles: Mapping[str, Profile]) -> None:
+        folder = self.folder / "profiles"
+        if not (folder / f"{key}.yaml").exists():  # otherwise its own mistakes are said already
+            self._add(folder, "", f"there is no profile {key!r}; known: {', '.join(sorted(profiles)) or 'none'}")
 
     # --- reading ------------------------------------------------------------------------------------
 
@@ -316,7 +329,7 @@ class _Reader:
         try:
             body = yaml.load(text, Loader=_UniqueKeyLoader)
         except yaml.YAMLError as error:
-            self._add(path, "", f"is not valid YAML: {' '.join(str(error).split())}")
+            self._add(path, "", f"is not valid YAML: {' '.join(str(error).replace(_UNNAMED, '').split())}")
             return None
         if not isinstance(body, dict):
             self._add(path, "", "must be a YAML mapping")

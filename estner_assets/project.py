@@ -45,12 +45,17 @@ class Project:
 
     @property
     def reports_folder(self) -> Path:
+        return self.root / "data" / "reports" / self._own_folder
+
+    @property
+    def _own_folder(self) -> str:
         key = self.declarations.profile.key
-        return self.root / "data" / "reports" / ("" if key == DEFAULT_PROFILE else key)
+        return "" if key == DEFAULT_PROFILE else key
 
     @property
     def dagster_home(self) -> Path:
-        return self.root / "dagster_home"
+        """The profile's own instance, so that no run of one study passes for another's."""
+        return self.root / "dagster_home" / self._own_folder
 
     def shown(self, path: Path) -> str:
         """Return a path as people should read it, relative to the project."""

@@ -94,7 +94,7 @@ class LexiconAnnotator(AnnotatorBase):
 
 
 class ReferenceAnnotator(AnnotatorBase):
-    """Spans that come with the records, from a file: no note is sent anywhere. An upper bound, not a method."""
+    """Spans that come with the records, from a file: what a tagger can reach, not a method. Nothing is sent."""
 
     kind: Literal["reference"]
     spans: str

@@ -115,7 +115,7 @@ def report(step: Step) -> Made:
     written = write_report(
         step.project.reports_folder,
         title=step.profile.description,
-        leaderboard=step.rows("leaderboard"),
+        leaderboard=step.rows("leaderboard", "order by entity, rank nulls last, annotator, prompt"),
         agreement=step.rows("agreement"),
         curves=step.rows("learning_curves"),
         originality=step.rows("originality"),

@@ -142,7 +142,8 @@ def _check_columns(header: Sequence[str], columns: Mapping[Any, str], path: Path
     if missing:
         raise SourceError(
             f"{path}, line 1: no column {', '.join(missing)}; the file has {', '.join(header) or 'none'}. "
-            "Map them under records.columns in the profile, as `text: name_in_your_file`"
+            "Map them under records.columns in the profile, as `text: name_in_your_file`; every record needs "
+            f"{', '.join(RECORD_COLUMNS)}"
         )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
