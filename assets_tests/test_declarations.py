@@ -165,3 +165,13 @@ def test_the_files_behind_a_setting_count(root: Path) -> None:
             file.write("\n")
     after = [setting(declarations, "annotator", "lexicon"), setting(declarations, "records")]
     assert [one == other for one, other in zip(before, after, strict=True)] == [False, False]
+
+
+def test_an_unknown_annotator_names_the_known_ones(root: Path) -> None:
+    """A profile may only name declared annotators."""
+    path = root / "declarations" / "profiles" / "demo.yaml"
+    edit_yaml(path, "annotation", "annotators", value=["lexikon"])
+    assert problems(root) == [
+        "declarations/profiles/demo.yaml: annotation.annotators: unknown annotator 'lexikon'; "
+        "allowed: lexicon, reference, gpt"
+    ]
