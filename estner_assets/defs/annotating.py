@@ -95,8 +95,12 @@ def _reference_rows(step: Step, annotator: ReferenceAnnotator, notes: Sequence[R
 
 
 def _ruled_row(note: Row, source: str, spans: Sequence[Span]) -> Row:
-    mentions = [_mention(span.label, span.text_in(note["text"]), "exact", 1.0, span, note["text"]) for span in spans]
-    return _row(note, source, AnswerStatus.ANNOTATED, mentions)
+    return _row(note, source, AnswerStatus.ANNOTATED, _marked(note["text"], spans))
+
+
+def _marked(text: str, spans: Sequence[Span]) -> list[Row]:
+    """Return mentions whose place needs no grounding, because the annotator marked the words themselves."""
+    return [_mention(span.label, span.text_in(text), "exact", 1.0, span, text) for span in spans]
 
 
 # --- LLMs -------------------------------------------------------------------------------------------
@@ -123,10 +127,7 @@ def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], source:
     rows: list[Row] = []
     for note, answer in zip(notes, answers, strict=True):
         if answer.spans is not None:
-            mentions = [
-                _mention(span.label, span.text_in(note["text"]), "exact", 1.0, span, note["text"])
-                for span in answer.spans
-            ]
+            mentions = _marked(note["text"], answer.spans)
         else:
             answered = [Answered(mention.label, mention.text) for mention in answer.mentions]
             mentions = _grounded(note["text"], answered, step.profile.language)
