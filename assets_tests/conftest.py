@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from assets_tests.builds import built, copied, server, undisturbed
 from assets_tests.projects import write_project
 from estner_assets.project import Project
+
+__all__ = ["built", "copied", "project", "root", "server", "undisturbed"]
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_plan_changes_nothing_and_programs_can_read_it(root: Path) -> None:
 def test_a_build_ends_with_a_leaderboard(built: tuple[Path, str]) -> None:
     """The build says how it went; the leaderboard names scores, what is not configured, database and report."""
     root, printed = built
-    assert "20 built, 0 failed, 0 held back" in printed
+    assert "20 built, 0 skipped, 0 failed" in printed
     result = estner("leaderboard", root=root)
     assert "lexicon/none  tagger" in result.stdout
     assert (
@@ -100,7 +100,7 @@ def test_the_instance_knows_every_materialization(built: tuple[Path, str]) -> No
 def test_a_second_build_does_nothing(built: tuple[Path, str]) -> None:
     """Nothing changed, nothing made."""
     result = estner("build", root=built[0])
-    assert (result.returncode, result.stdout.splitlines()[0]) == (0, "0 built, 0 failed, 0 held back")
+    assert (result.returncode, result.stdout.splitlines()[0]) == (0, "0 built, 0 skipped, 0 failed")
 
 
 def test_the_database_answers_while_it_is_open_elsewhere(built: tuple[Path, str]) -> None:

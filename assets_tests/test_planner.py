@@ -11,7 +11,7 @@ from assets_tests.projects import PROMPT, edit_yaml, write_yaml
 from estner_assets.graph import NODES
 from estner_assets.planner import Plan, Planner
 from estner_assets.project import Project
-from estner_assets.resources.warehouse import Materialization, Partition
+from estner_assets.resources.lineage import Materialization, Partition
 
 ANNOTATORS, PROMPTS = 100, 10
 
@@ -119,4 +119,4 @@ def test_reasons_name_what_changed(many_cells: Path) -> None:
         )
     steps = [step for step in plan_of(many_cells).steps if step.partition.asset == "evaluation"]
     assert len(steps) == 1000
-    assert all(step.reasons[0].startswith("evaluation changed: bootstrap_samples 50 → 70") for step in steps)
+    assert all(step.reasons[0].startswith("profile evaluation.bootstrap_samples 50 → 70") for step in steps)

@@ -6,7 +6,7 @@ after it is stale any more, and the next plan is empty.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,47 +14,81 @@ from dataclasses import dataclass, field
 import dagster as dg
 
 from estner_assets.defs.declared import DECLARED, publish_moved
+from estner_assets.frontier import Frontier, frontier
 from estner_assets.planner import Plan, Planner, Step
 from estner_assets.project import Project
-from estner_assets.resources.locks import file_lock
-from estner_assets.resources.warehouse import Partition
+from estner_assets.resources.lineage import Partition
+from estner_assets.resources.locks import LockTimeoutError, file_lock
 from estner_assets.running import InThisProcess, Result, Runner, Workers, workers
+from estner_assets.selection import Selection
 
 _WAIT_FOR_OTHER_BUILD_S = 24 * 3600.0
 _MOST_ATTEMPTS = 3
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a build goes about it.
+
+    ``jobs`` steps are made at once. ``forced`` partitions are made although they may be up to date. With
+    ``fail_fast`` nothing new is started after the first failure.
+    """
+
+    jobs: int = 1
+    selection: Selection = field(default_factory=Selection)
+    forced: frozenset[Partition] = frozenset()
+    fail_fast: bool = False
+
+
 @dataclass
 class Outcome:
-    """What a build did."""
+    """What a build did. ``skipped`` steps were planned, and turned out to be up to date."""
 
     built: list[Partition] = field(default_factory=list)
+    skipped: list[Partition] = field(default_factory=list)
     failed: dict[Partition, str] = field(default_factory=dict)
-    blocked: list[Partition] = field(default_factory=list)
+    held_back: dict[Partition, str] = field(default_factory=dict)
     failed_checks: list[str] = field(default_factory=list)
     not_configured: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that a build wants to be seen: ``start``, ``progress``, ``done``, ``failed`` or ``check``."""
+    """Something to be seen; ``kind`` is ``waiting``, ``start``, ``progress``, ``done``, ``failed`` or ``check``."""
 
-    partition: Partition
+    partition: Partition | None
     kind: str
     text: str
 
 
-def build(project: Project, instance: dg.DagsterInstance, report: Callable[[Event], None], jobs: int = 1) -> Outcome:
-    """Bring the project up to date, several steps at once where ``jobs`` says so.
+def build(
+    project: Project, instance: dg.DagsterInstance, report: Callable[[Event], None], options: Options | None = None
+) -> Outcome:
+    """Bring the project up to date, or the part of it that is selected.
 
     A step that fails holds back only what is made from it. A second build waits for the first.
+    Raises ``SelectionError`` for a selection that names nothing.
     """
-    lock = project.warehouse.path.with_suffix(".build.lock")
+    options = options or Options()
     with (
-        file_lock(lock, exclusive=True, timeout_s=_WAIT_FOR_OTHER_BUILD_S),
-        _executor(project, instance, report, jobs) as executor,
+        _lock(project, report),
+        _executor(project, instance, report, options.jobs) as executor,
     ):
-        return _Build(project, instance, report, executor, jobs).run()
+        return _Build(project, instance, report, executor, options).run()
+
+
+@contextmanager
+def _lock(project: Project, report: Callable[[Event], None]) -> Iterator[None]:
+    """Let one build at a time work on a database; say so before waiting."""
+    path = project.warehouse.path.with_suffix(".build.lock")
+    try:
+        with file_lock(path, exclusive=True, timeout_s=0):
+            yield
+            return
+    except LockTimeoutError as error:
+        report(Event(None, "waiting", f"another build, process {error.holder}, is at work; waiting for its end"))
+    with file_lock(path, exclusive=True, timeout_s=_WAIT_FOR_OTHER_BUILD_S):
+        yield
 
 
 @contextmanager
@@ -78,67 +112,64 @@ class _Build:
         instance: dg.DagsterInstance,
         report: Callable[[Event], None],
         executor: InThisProcess | Workers,
-        jobs: int,
+        options: Options,
     ) -> None:
         self.project, self.instance, self.report = project, instance, report
-        self.executor, self.jobs = executor, jobs
+        self.executor, self.options = executor, options
+        self.forced = set(options.forced)
+        self.selected: set[Partition] | None = None
         self.outcome = Outcome()
         self.attempts: Counter[Partition] = Counter()
         self.running: dict[Future[Result], tuple[Partition, float]] = {}
         self.is_broken = False
 
     def run(self) -> Outcome:
+        """Make what is due, plan again, until nothing is due any more."""
+        planner, plan = self._plan()
+        self.project.warehouse.retire(planner.declared_partitions())
+        if not self.options.selection.is_everything:
+            self.selected = self.options.selection.partitions(planner, plan.steps)
+        first = [step.partition for step in plan.steps if self.selected is None or step.partition in self.selected]
         while True:
-            self.project = self.project.reopened()
-            plan = Planner(self.project.declarations).plan(self.project.warehouse)
-            due = self._due(plan)
-            declared = [step for step in due if step.partition.asset in DECLARED]
-            for step in declared:
-                self._publish(step)
-            if declared:
-                continue
-            for step in due:
-                if len(self.running) < self.jobs and not self.is_broken:
-                    self._start(step)
-            if not self.running:
-                self._close(plan)
-                return self.outcome
-            self._collect()
+            found = frontier(plan, self.selected, self.outcome.failed, planner.is_fan_in)
+            if not self._publish(found) and not self._start(found):
+                return self._closed(found, plan, first)
+            planner, plan = self._plan()
 
-    def _due(self, plan: Plan) -> list[Step]:
-        """Return the steps that can be made now.
+    def _plan(self) -> tuple[Planner, Plan]:
+        self.project = self.project.reopened()
+        planner = Planner(self.project.declarations)
+        return planner, planner.plan(self.project.warehouse, self.forced)
 
-        A fan-in does without cells that failed, and when it is up to date but for those, it holds nothing back.
-        """
-        is_fan_in = Planner(self.project.declarations).is_fan_in
-        given_up = set(self.outcome.failed)
-        settled: set[Partition] = set()
-        due: list[Step] = []
-        for step in plan.steps:
-            waits = [source for source in step.waits_for if source not in settled]
-            open_waits = [one for one in waits if not (one in given_up and is_fan_in(step.partition, one))]
-            if given_up.intersection(open_waits):
-                given_up.add(step.partition)
-            elif not open_waits and not step.reasons:
-                settled.add(step.partition)
-            elif not open_waits and step.partition not in given_up:
-                due.append(step)
+    def _publish(self, found: Frontier) -> bool:
+        """Publish the declarations that are due; return whether there were any."""
+        declared = [step.partition for step in found.due if step.partition.asset in DECLARED]
+        if declared:
+            publish_moved(self.project, self.instance, declared)
+        for partition in declared:
+            self._done(partition, "published")
+        return bool(declared)
+
+    def _start(self, found: Frontier) -> bool:
+        """Start what is due as far as there is room, then wait for an end; return False where nothing runs."""
+        is_stopped = self.is_broken or (self.options.fail_fast and self.outcome.failed)
         busy = {partition for partition, _ in self.running.values()}
-        return [step for step in due if step.partition not in busy]
+        for step in found.due:
+            if step.partition not in busy and len(self.running) < self.options.jobs and not is_stopped:
+                self._submit(step)
+        if not self.running:
+            return False
+        self._collect()
+        return True
 
-    def _publish(self, step: Step) -> None:
-        publish_moved(self.project, self.instance, [step.partition])
-        self._done(step.partition, "published")
-
-    def _start(self, step: Step) -> None:
+    def _submit(self, step: Step) -> None:
         partition = step.partition
         self.attempts[partition] += 1
         if self.attempts[partition] > _MOST_ATTEMPTS:
             self._fail(partition, "its inputs keep changing while it is made; build again when they are at rest")
             return
         self.report(Event(partition, "start", step.explanation))
-        started = time.monotonic()
-        self.running[self.executor.start(partition)] = (partition, started)
+        self.running[self.executor.start(partition)] = (partition, time.monotonic())
 
     def _collect(self) -> None:
         """Wait until at least one running step has ended."""
@@ -158,6 +189,7 @@ class _Build:
                 self._fail(partition, result.failure)
 
     def _done(self, partition: Partition, text: str) -> None:
+        self.forced.discard(partition)
         self.outcome.built.append(partition)
         self.report(Event(partition, "done", text))
 
@@ -165,7 +197,13 @@ class _Build:
         self.outcome.failed[partition] = text
         self.report(Event(partition, "failed", text))
 
-    def _close(self, plan: Plan) -> None:
-        settled = {*self.outcome.failed, *self.outcome.built}
-        self.outcome.blocked = [step.partition for step in plan.steps if step.partition not in settled]
-        self.outcome.not_configured = {str(cell): text for cell, text in plan.not_configured.items()}
+    def _closed(self, found: Frontier, plan: Plan, first: Sequence[Partition]) -> Outcome:
+        """Return what became of every step."""
+        outcome = self.outcome
+        outcome.held_back = found.held_back | {
+            step.partition: "the build stopped before it" for step in (*found.due, *found.waiting)
+        }
+        ended = {*outcome.built, *outcome.failed, *outcome.held_back}
+        outcome.skipped = [partition for partition in first if partition not in ended]
+        outcome.not_configured = {str(cell): text for cell, text in plan.not_configured.items()}
+        return outcome

@@ -7,29 +7,54 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
 
 from estner_assets.declarations import DeclarationError
+from estner_assets.printing import (
+    err,
+    out,
+    plan_json,
+    print_chain,
+    print_error,
+    print_event,
+    print_leaderboard,
+    print_outcome,
+    print_plan,
+)
 from estner_assets.project import Project
+
+if TYPE_CHECKING:
+    from estner_assets.builder import Options, Outcome
+    from estner_assets.selection import Selection
 
 app = typer.Typer(
     help="NER models for clinical notes, from synthetic notes that LLMs annotate.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-out = Console(soft_wrap=True)
-err = Console(stderr=True)
 
+_SELECT_HELP = (
+    "What to make: assets (`annotations`, `ner_*`), `+evaluation` with all before it, `annotations+` with all after "
+    "it, `state:stale`, `group:training`, `annotator:X`, `prompt:Y`. Blanks add up, commas must all hold."
+)
 ProjectOption = Annotated[
     Path | None, typer.Option("--project", help="The project's folder; ESTNER_PROJECT or this package's otherwise.")
 ]
 ProfileOption = Annotated[str | None, typer.Option("--profile", help="Which profile of declarations/profiles.")]
+SelectOption = Annotated[list[str] | None, typer.Option("--select", "-s", help=_SELECT_HELP)]
+ExcludeOption = Annotated[list[str] | None, typer.Option("--exclude", help="What not to make, in the same words.")]
+AnnotatorOption = Annotated[str | None, typer.Option("--annotator", help="Only cells of this annotator.")]
+PromptOption = Annotated[str | None, typer.Option("--prompt", help="Only cells of this prompt.")]
+UpstreamOption = Annotated[bool, typer.Option("--upstream", help="Also everything that the selection is made from.")]
+DownstreamOption = Annotated[bool, typer.Option("--downstream", help="Also everything made from the selection.")]
+JobsOption = Annotated[int, typer.Option(min=1, help="Steps that are made at once, each in a process of its own.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what would be made.")]
+FailFastOption = Annotated[
+    bool, typer.Option("--fail-fast/--keep-going", help="Start nothing more after the first failure, or go on.")
+]
 
 
 def main() -> None:
@@ -42,18 +67,23 @@ def main() -> None:
 
 @contextmanager
 def _opened(root: Path | None, profile: str | None) -> Iterator[Project]:
+    from estner_assets.provenance import NeverMadeError
     from estner_assets.resources.locks import LockTimeoutError
     from estner_assets.resources.warehouse import WarehouseBusyError
+    from estner_assets.selection import SelectionError
 
     try:
         yield Project.open(root, profile)
     except DeclarationError as error:
         for problem in error.problems:
-            err.print(f"[red]✗[/red] {escape(str(problem))}", highlight=False, soft_wrap=True)
+            print_error(str(problem))
         err.print(f"{len(error.problems)} mistake(s) in the declarations; mend them and run this again.")
         raise typer.Exit(2) from None
+    except (SelectionError, NeverMadeError) as error:
+        print_error(str(error))
+        raise typer.Exit(2) from None
     except (LockTimeoutError, WarehouseBusyError) as error:
-        err.print(f"[red]✗[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        print_error(str(error))
         raise typer.Exit(3) from None
 
 
@@ -70,108 +100,167 @@ def check(project: ProjectOption = None, profile: ProfileOption = None) -> None:
 
 @app.command()
 def plan(
+    select: SelectOption = None,
+    exclude: ExcludeOption = None,
+    annotator: AnnotatorOption = None,
+    prompt: PromptOption = None,
+    upstream: UpstreamOption = False,
+    downstream: DownstreamOption = False,
+    as_json: JsonOption = False,
     project: ProjectOption = None,
     profile: ProfileOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Say what is missing or stale, and why; nothing is changed."""
+    """Say what is missing or stale, why, and what it will take; nothing is changed."""
+    selection = _selection(select, exclude, annotator, prompt, upstream, downstream)
+    with _opened(project, profile) as opened:
+        _show_plan(opened, selection, as_json)
+
+
+def _selection(
+    select: list[str] | None,
+    exclude: list[str] | None,
+    annotator: str | None,
+    prompt: str | None,
+    upstream: bool,
+    downstream: bool,
+) -> "Selection":
+    from estner_assets.selection import Selection
+
+    return Selection(tuple(select or ()), tuple(exclude or ()), annotator, prompt, upstream, downstream)
+
+
+def _show_plan(project: Project, selection: "Selection", as_json: bool) -> None:
+    from estner_assets.estimates import estimates
     from estner_assets.planner import Planner
 
-    with _opened(project, profile) as opened:
-        planned = Planner(opened.declarations).plan(opened.warehouse)
+    planner = Planner(project.declarations)
+    with project.warehouse.reading():
+        planned = planner.plan(project.warehouse)
+        selected = selection.partitions(planner, planned.steps)
+        steps = [step for step in planned.steps if step.partition in selected]
+        found = estimates(project, planned, steps)
     if as_json:
-        steps = [
-            {
-                "asset": step.partition.asset,
-                "annotator": step.partition.annotator or None,
-                "prompt": step.partition.prompt or None,
-                "state": step.state,
-                "reasons": step.reasons,
-                "waits_for": [str(one) for one in step.waits_for],
-            }
-            for step in planned.steps
-        ]
-        missing = {str(cell): text for cell, text in planned.not_configured.items()}
-        print(json.dumps({"steps": steps, "not_configured": missing}, ensure_ascii=False, indent=1))
-        return
-    for step in planned.steps:
-        line = f"{step.state:8}{escape(str(step.partition))}  [dim]{escape(step.explanation)}[/dim]"
-        out.print(line, highlight=False, soft_wrap=True)
-    _print_by_annotator({str(cell): f"not configured: {text}" for cell, text in planned.not_configured.items()})
-    out.print(f"{len(planned.steps)} to make" if planned.steps else "everything is up to date")
+        print(json.dumps(plan_json(planned, steps, found), ensure_ascii=False, indent=1))
+    else:
+        print_plan(planned, steps, found)
 
 
 @app.command()
 def build(
+    select: SelectOption = None,
+    exclude: ExcludeOption = None,
+    annotator: AnnotatorOption = None,
+    prompt: PromptOption = None,
+    upstream: UpstreamOption = False,
+    downstream: DownstreamOption = False,
+    dry_run: DryRunOption = False,
+    fail_fast: FailFastOption = False,
+    jobs: JobsOption = 2,
     project: ProjectOption = None,
     profile: ProfileOption = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Steps that are made at once, each in a process of its own.")] = 2,
 ) -> None:
-    """Make everything that is missing or stale, in order."""
+    """Make everything that is missing or stale, in order, or the selected part of it."""
+    selection = _selection(select, exclude, annotator, prompt, upstream, downstream)
     with _opened(project, profile) as opened:
-        try:
-            outcome = _build(opened, jobs)
-        except KeyboardInterrupt:
-            err.print("interrupted; what was made is kept, and the next build goes on from there")
-            raise typer.Exit(130) from None
-    for partition, text in outcome.failed.items():
-        err.print(f"[red]✗[/red] {escape(f'{partition}: {text}')}", highlight=False, soft_wrap=True)
-    out.print(
-        f"{len(outcome.built)} built, {len(outcome.failed)} failed, {len(outcome.blocked)} held back", highlight=False
-    )
-    for text in outcome.failed_checks:
-        err.print(f"[red]✗ check[/red] {escape(text)}", highlight=False, soft_wrap=True)
+        if dry_run:
+            _show_plan(opened, selection, as_json=False)
+            return
+        from estner_assets.builder import Options
+
+        _end(_build(opened, Options(jobs=jobs, selection=selection, fail_fast=fail_fast)))
+
+
+@app.command()
+def backfill(
+    annotator: AnnotatorOption = None,
+    prompt: PromptOption = None,
+    asset: Annotated[str, typer.Option(help="From which asset on the cells are made anew.")] = "annotations",
+    dry_run: DryRunOption = False,
+    fail_fast: FailFastOption = False,
+    jobs: JobsOption = 2,
+    project: ProjectOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Make cells anew although they may be up to date, and then what depends on them; stored answers are kept."""
+    from estner_assets.planner import Planner
+    from estner_assets.selection import Selection
+
+    selection = Selection((f"{asset}+",), annotator=annotator, prompt=prompt)
+    with _opened(project, profile) as opened:
+        planner = Planner(opened.declarations)
+        chosen = selection.partitions(planner, ())
+        forced = frozenset(one for one in chosen if one.annotator and one.prompt)
+        if dry_run:
+            for partition in sorted(forced):
+                out.print(f"forced  {partition}")
+            out.print(f"{len(forced)} to make anew, and then what depends on them")
+            return
+        from estner_assets.builder import Options
+
+        wanted = Selection(annotator=annotator, prompt=prompt)
+        _end(_build(opened, Options(jobs=jobs, selection=wanted, forced=forced, fail_fast=fail_fast)))
+
+
+def _end(outcome: "Outcome") -> None:
+    print_outcome(outcome)
     if outcome.failed or outcome.failed_checks:
         raise typer.Exit(1)
 
 
-def _build(project: Project, jobs: int) -> Any:
+def _build(project: Project, options: "Options") -> "Outcome":
     import dagster as dg
 
-    from estner_assets.builder import Event, build
-
-    def report(event: Event) -> None:
-        red = "[red]✗[/red]"
-        marks = {"start": "▸", "progress": " ", "done": "[green]✓[/green]", "failed": red, "check": f"{red} check"}
-        out.print(f"{marks[event.kind]} {escape(f'{event.partition}: {event.text}')}", highlight=False, soft_wrap=True)
+    from estner_assets.builder import build
 
     _set_dagster_home(project)
-    with dg.DagsterInstance.get() as instance:
-        return build(project, instance, report, jobs)
+    try:
+        with dg.DagsterInstance.get() as instance:
+            return build(project, instance, print_event, options)
+    except KeyboardInterrupt:
+        err.print("interrupted; what was made is kept, and the next build goes on from there")
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def why(
+    asset: Annotated[str, typer.Argument(help="An asset, such as evaluation.")],
+    annotator: Annotated[str, typer.Argument(help="The cell's annotator.")] = "",
+    prompt: Annotated[str, typer.Argument(help="The cell's prompt.")] = "",
+    full: Annotated[bool, typer.Option("--full", help="Settings and prompt texts in full.")] = False,
+    as_json: JsonOption = False,
+    project: ProjectOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Say where an asset partition came from: prompt, model, settings, corpus and code, by version and run."""
+    from estner_assets.provenance import as_json as chain_json
+    from estner_assets.provenance import provenance
+    from estner_assets.resources.lineage import Partition
+
+    with _opened(project, profile) as opened:
+        chain = provenance(opened.warehouse, Partition(asset, annotator, prompt))
+        if as_json:
+            print(json.dumps(chain_json(chain), ensure_ascii=False, indent=1))
+            return
+        scores = opened.warehouse.query(
+            "select system, entity, f1, support from evaluation where ? = 'evaluation' and annotator = ? "
+            "and prompt = ? and protocol = 'strict' order by system, entity",
+            [asset, annotator, prompt],
+        )
+        print_chain(chain, scores, full)
 
 
 @app.command()
 def leaderboard(project: ProjectOption = None, profile: ProfileOption = None) -> None:
     """Print the leaderboard, and where the database and the report lie."""
-    with _opened(project, profile) as opened:
+    with _opened(project, profile) as opened, opened.warehouse.reading():
         rows = opened.warehouse.query(
             "select * exclude (run_id, data_version) from leaderboard "
             "order by entity = 'ALL' desc, entity, rank nulls last, annotator, prompt"
         )
-        out.print("Strict span scores on the gold notes. `tagger` was trained on the cell's annotations,")
-        out.print("`annotator` is the annotator itself; `notes` were annotated for training.")
-        _print_leaderboard(rows)
-        reports = opened.warehouse.query("select path from report where format = 'html'")
-        out.print(f"database: {opened.shown(opened.warehouse.path)}", highlight=False)
-        for row in reports:
-            out.print(f"report:   {row['path']}", highlight=False)
-
-
-def _print_leaderboard(rows: list[dict[str, Any]]) -> None:
-    scored = [row for row in rows if row["f1"] is not None]
-    for entity in dict.fromkeys(row["entity"] for row in scored):
-        table = RichTable(title=entity, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-        for name in ("cell", "system", "F1", "95 %", "P", "R", "notes"):
-            table.add_column(name, justify="left" if name in ("cell", "system") else "right", no_wrap=True)
-        for row in scored:
-            if row["entity"] == entity:
-                figures = [f"{row[name]:.2f}" for name in ("precision", "recall")]
-                interval = f"{row['f1_low']:.2f}–{row['f1_high']:.2f}"
-                cell = f"{row['annotator']}/{row['prompt']}"
-                notes = "" if row["notes"] is None else str(row["notes"])
-                table.add_row(cell, row["system"], f"{row['f1']:.3f}", interval, *figures, notes)
-        out.print(table)
-    _print_by_annotator({f"{row['annotator']}/{row['prompt']}": row["remark"] for row in rows if row["remark"]})
+        print_leaderboard(rows)
+        out.print(f"database: {opened.shown(opened.warehouse.path)}")
+        for row in opened.warehouse.query("select path from report where format = 'html'"):
+            out.print(f"report:   {row['path']}")
 
 
 @app.command()
@@ -184,7 +273,7 @@ def ui(
     with _opened(project, profile) as opened:
         _set_dagster_home(opened)
         if _is_taken(port):
-            err.print(f"[red]✗[/red] port {port} on 127.0.0.1 is taken; stop what listens there or give --port")
+            print_error(f"port {port} on 127.0.0.1 is taken; stop what listens there or give --port")
             raise typer.Exit(1)
         command = ["dagster", "dev", "-m", "estner_assets.definitions", "-h", "127.0.0.1", "-p", str(port)]
         os.execv(str(Path(sys.executable).with_name("dagster")), command)
@@ -204,13 +293,3 @@ def _set_dagster_home(project: Project) -> None:
     os.environ["DAGSTER_HOME"] = str(project.dagster_home.resolve())
     os.environ["ESTNER_PROJECT"] = str(project.root)
     os.environ["ESTNER_PROFILE"] = project.declarations.profile.key
-
-
-def _print_by_annotator(cells: dict[str, str]) -> None:
-    """Print why cells have no score: one line for the prompts of an annotator that lack the same thing."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for cell, text in cells.items():
-        annotator, _, prompt = cell.partition("/")
-        groups.setdefault((annotator, text), []).append(prompt)
-    for (annotator, text), prompts in groups.items():
-        out.print(f"[yellow]not scored[/yellow] {annotator} ({', '.join(prompts)}): {escape(text)}", highlight=False)

@@ -1,6 +1,8 @@
 """Reads the declarations of a project and checks them all at once, without running anything."""
 
+import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -10,14 +12,18 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from estner_assets.ner.examples import holding, ungrounded
+from estner_assets.ner.languages import language
 from estner_assets.ner.parsing import Mention
 from estner_assets.ner.prompts import EntityText, ExampleText, PromptError, PromptTemplate
 from estner_assets.settings import (
     NO_PROMPT,
     Annotator,
     Entity,
+    Example,
     LexiconAnnotator,
     LlmAnnotator,
+    Price,
     Profile,
     Prompt,
     ReferenceAnnotator,
@@ -25,6 +31,7 @@ from estner_assets.settings import (
 from estner_assets.tables import Table, read_table
 
 DEFAULT_PROFILE = "demo"
+_POOL = re.compile(rb"""^example_pool:[ \t]*["']?(.*?)["']?[ \t]*(?:#.*)?\r?$""", re.MULTILINE)
 _UNNAMED = 'in "<unicode string>", '
 _annotator_adapter: TypeAdapter[Annotator] = TypeAdapter(Annotator)
 
@@ -74,6 +81,8 @@ class Declarations:
     annotators: Mapping[str, Annotator]
     prompts: Mapping[str, Prompt]
     tables: Mapping[str, Table]
+    prices: Mapping[str, Price]
+    """By model name. A model that is not here has no known price."""
 
     @property
     def enabled_entities(self) -> tuple[Entity, ...]:
@@ -123,13 +132,21 @@ def load(root: Path | None = None, profile: str | None = None) -> Declarations:
     """Read and check all declarations; raise ``DeclarationError`` with every mistake found."""
     root = (root or project_root()).resolve()
     key = profile or os.environ.get("ESTNER_PROFILE") or DEFAULT_PROFILE
-    return _load(root, key, _fingerprint(declarations_folder(root)))
+    folder = declarations_folder(root)
+    return _load(root, key, (_fingerprint(folder), _pools_fingerprint(root, folder)))
 
 
 def _fingerprint(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Return what changes when a file of the folder does, so that unchanged declarations are read once."""
     stats = [(str(path), path.stat()) for path in sorted(folder.rglob("*"))]
     return tuple((name, status.st_mtime_ns, status.st_size) for name, status in stats)
+
+
+def _pools_fingerprint(root: Path, folder: Path) -> tuple[object, ...]:
+    """Return what changes when a pool of examples does, which lies elsewhere and is read with its prompt."""
+    found = (_POOL.findall(path.read_bytes()) for path in sorted((folder / "prompts").glob("*.md")))
+    pools = [root / os.fsdecode(name) for names in found for name in names]
+    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in pools if path.is_file())
 
 
 @lru_cache(maxsize=8)
@@ -155,7 +172,8 @@ class _Reader:
         annotators = self._annotators()
         profiles = self._profiles()
         tables = self._tables()
-        self._check_prompts(prompts, entities)
+        prices = self._prices()
+        self._check_prompts(prompts, entities, profiles.get(profile_key))
         self._check_annotators(annotators, prompts)
         for profile in profiles.values():
             self._check_profile(profile, annotators)
@@ -163,7 +181,7 @@ class _Reader:
             self._report_missing_profile(profile_key, profiles)
             return None
         self._check_sources(profiles[profile_key])
-        return Declarations(self.root, profiles[profile_key], entities, annotators, prompts, tables)
+        return Declarations(self.root, profiles[profile_key], entities, annotators, prompts, tables, prices)
 
     # --- files --------------------------------------------------------------------------------------
 
@@ -187,7 +205,27 @@ class _Reader:
             if front_matter is not None:
                 values = {"key": path.stem, **front_matter, "body": body}
                 self._validated(path, "", partial(Prompt.model_validate, values), found, path.stem)
-        return found
+        return {key: self._with_pool(prompt) for key, prompt in found.items()}
+
+    def _with_pool(self, prompt: Prompt) -> Prompt:
+        """Return the prompt with the examples of its pool, those that can be read."""
+        if prompt.example_pool is None:
+            return prompt
+        path = self._prompt_path(prompt.key)
+        pool = self.root / prompt.example_pool
+        if not pool.is_file():
+            self._add_missing(path, "example_pool", prompt.example_pool)
+            return prompt
+        found: dict[str, Example] = {}
+        for number, line in enumerate((self._text(pool) or "").split("\n"), start=1):
+            if line.strip():
+                self._validated(pool, f"line {number}", partial(Example.model_validate_json, line), found, str(number))
+        if found and len(found) < prompt.count:
+            self._add(path, "count", f"is {prompt.count}, but {prompt.example_pool} holds {len(found)} examples")
+        return prompt.with_pool(list(found.values()))
+
+    def _prompt_path(self, key: str) -> Path:
+        return self.folder / "prompts" / f"{key}.md"
 
     def _profiles(self) -> dict[str, Profile]:
         found: dict[str, Profile] = {}
@@ -207,30 +245,59 @@ class _Reader:
                 self._validated(path, "", partial(read_table, path), found, path.stem)
         return found
 
+    def _prices(self) -> dict[str, Price]:
+        path = self.folder / "prices.yaml"
+        # a project without prices is no mistake: what its LLMs cost is unknown
+        return self._mapping(path, lambda _, body: Price.model_validate(body)) if path.exists() else {}
+
     # --- what goes across files ---------------------------------------------------------------------
 
-    def _check_prompts(self, prompts: Mapping[str, Prompt], entities: Sequence[Entity]) -> None:
+    def _check_prompts(
+        self, prompts: Mapping[str, Prompt], entities: Sequence[Entity], profile: Profile | None
+    ) -> None:
         names = [entity.name for entity in entities]
         texts = [entity_text(entity) for entity in entities if entity.enabled]
         for key, prompt in prompts.items():
-            path = self.folder / "prompts" / f"{key}.md"
+            path = self._prompt_path(key)
             if key == NO_PROMPT:
                 self._add(path, "", f"{NO_PROMPT!r} is reserved for annotators without a prompt; rename the file")
-            self._check_examples(path, prompt, names)
-            try:
-                template = PromptTemplate(prompt.body, texts, example_texts(prompt))
-            except PromptError as error:
-                self._add(path, "body", str(error))
-                continue
-            if template.asks_words != (prompt.mode == "tag_words"):
-                wanted = "shows no {{ word }}" if prompt.mode == "tag_words" else "shows {{ word }}, not {{ note }}"
-                self._add(path, "mode", f"is {prompt.mode}, but the body {wanted}; change one of them")
+            for where, examples in (("examples", prompt.examples), ("example_pool", prompt.pool)):
+                self._check_examples(path, where, examples, names)
+                if profile is not None:
+                    self._check_shown(path, where, examples, profile)
+            for group in [[one] for one in texts] if prompt.per_entity else [texts]:
+                self._check_body(path, prompt, group)
 
-    def _check_examples(self, path: Path, prompt: Prompt, names: Sequence[str]) -> None:
-        for number, example in enumerate(prompt.examples):
+    def _check_body(self, path: Path, prompt: Prompt, entities: Sequence[EntityText]) -> None:
+        entity = entities[0] if prompt.per_entity else None
+        examples = example_texts(prompt)
+        for field, body in (("body", prompt.body), ("second_look", prompt.second_look)):
+            if body is not None:
+                try:
+                    template = PromptTemplate(body, entities, examples, entity)
+                except PromptError as error:
+                    self._add(path, field, str(error))
+                else:
+                    self._check_variables(path, prompt, field, template)
+
+    def _check_variables(self, path: Path, prompt: Prompt, field: str, template: PromptTemplate) -> None:
+        by_word = prompt.mode == "tag_words"
+        if template.asks_words != by_word:
+            wanted = "shows no {{ word }}" if by_word else "shows {{ word }}, not {{ note }}"
+            self._add(path, "mode", f"is {prompt.mode}, but the {field} {wanted}; change one of them")
+        if template.shows_answer != (field == "second_look"):
+            wanted = "must show {{ answer }}" if field == "second_look" else "cannot show {{ answer }}"
+            self._add(path, field, wanted)
+        if prompt.per_entity and not template.variables & {"entity", "entities", "labels"}:
+            self._add(path, field, "never says which entity is asked for; write {{ entity.name }} where it belongs")
+        if prompt.example_pool and field == "body" and "examples" not in template.variables:
+            self._add(path, field, "never shows the examples of example_pool; loop over `examples`")
+
+    def _check_examples(self, path: Path, where: str, examples: Sequence[Example], names: Sequence[str]) -> None:
+        for number, example in enumerate(examples):
             position = 0
             for mention in example.mentions:
-                key = f"examples[{number}]"
+                key = f"{where}[{number}]"
                 if names and mention.label not in names:
                     self._add(path, key, f"unknown entity {mention.label!r}; allowed: {', '.join(names)}")
                 found = example.text.find(mention.text, position)
@@ -238,6 +305,29 @@ class _Reader:
                     self._add(path, key, f"{mention.text!r} does not stand in the example's text, in this order")
                 else:
                     position = found + len(mention.text)
+
+    def _check_shown(self, path: Path, where: str, examples: Sequence[Example], profile: Profile) -> None:
+        """Check examples as they would be read if a note were answered like this, and that none is a gold note."""
+        rules = language(profile.language)
+        for number, example in enumerate(map(example_text, examples)):
+            for text in ungrounded(example, rules):
+                if text in example.text:  # otherwise it is said already
+                    self._add(path, f"{where}[{number}]", f"{text!r} is no word of the example's text, or not so often")
+        for number in holding([example.text for example in examples], self._gold_texts(profile) if examples else []):
+            self._add(path, f"{where}[{number}]", "holds a gold note; a prompt must not show what it is tested on")
+
+    def _gold_texts(self, profile: Profile) -> list[str]:
+        """Return the texts of the gold files, as far as they can be read; what is wrong in them is said elsewhere."""
+        texts: list[str] = []
+        for path in (self.root / declared for declared in profile.gold.paths):
+            for line in path.read_bytes().split(b"\n") if path.is_file() else ():
+                try:
+                    note = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(note, dict) and isinstance(note.get("text"), str):
+                    texts.append(note["text"])
+        return texts
 
     def _check_annotators(self, annotators: Mapping[str, Annotator], prompts: Mapping[str, Prompt]) -> None:
         path = self.folder / "annotators.yaml"
@@ -251,7 +341,14 @@ class _Reader:
             for prompt in annotator.prompts:
                 if prompt not in allowed:
                     self._add(path, f"{key}.prompts", f"unknown prompt {prompt!r}; allowed: {', '.join(allowed)}")
+            self._check_replicates(path, annotator, prompts)
             self._check_annotator_file(path, key, annotator)
+
+    def _check_replicates(self, path: Path, annotator: Annotator, prompts: Mapping[str, Prompt]) -> None:
+        for prompt in (prompts[key] for key in annotator.prompts if key in prompts):
+            if isinstance(annotator, LlmAnnotator) and annotator.temperature == 0 and prompt.replicates > 1:
+                same = f"is 0, so that the {prompt.replicates} replicates of {prompt.key} are the same answer"
+                self._add(path, f"{annotator.key}.temperature", f"{same}; raise it, or choose another prompt")
 
     def _check_annotator_file(self, path: Path, key: str, annotator: Annotator) -> None:
         match annotator:
@@ -262,7 +359,7 @@ class _Reader:
             case _:
                 return
         if not (self.root / declared).is_file():
-            self._add(path, f"{key}.{field}", f"there is no file {declared}; paths are relative to {self.root}")
+            self._add_missing(path, f"{key}.{field}", declared)
 
     def _check_profile(self, profile: Profile, annotators: Mapping[str, Annotator]) -> None:
         path = self.folder / "profiles" / f"{profile.key}.yaml"
@@ -276,7 +373,7 @@ class _Reader:
         for field, paths in (("records.paths", profile.records.paths), ("gold.paths", profile.gold.paths)):
             for declared in paths:
                 if not (self.root / declared).is_file():
-                    self._add(path, field, f"there is no file {declared}; paths are relative to {self.root}")
+                    self._add_missing(path, field, declared)
 
     def _report_missing_profile(self, key: str, profiles: Mapping[str, Profile]) -> None:
         folder = self.folder / "profiles"
@@ -336,6 +433,9 @@ class _Reader:
             return None
         return body
 
+    def _add_missing(self, path: Path, key: str, declared: str) -> None:
+        self._add(path, key, f"there is no file {declared}; paths are relative to {self.root}")
+
     def _add(self, path: Path, key: str, message: str) -> None:
         shown = path.relative_to(self.root) if path.is_relative_to(self.root) else path
         problem = Problem(str(shown), key, message)
@@ -373,8 +473,10 @@ def entity_text(entity: Entity) -> EntityText:
 
 
 def example_texts(prompt: Prompt) -> tuple[ExampleText, ...]:
-    """Return the prompt's few-shot examples."""
-    return tuple(
-        ExampleText(example.text, tuple(Mention(one.label, one.text) for one in example.mentions))
-        for example in prompt.examples
-    )
+    """Return the prompt's few-shot examples, of a pool the first ones."""
+    return tuple(map(example_text, prompt.examples or prompt.pool[: prompt.count]))
+
+
+def example_text(example: Example) -> ExampleText:
+    """Return an example as a prompt shows it."""
+    return ExampleText(example.text, tuple(Mention(one.label, one.text) for one in example.mentions))

@@ -5,14 +5,16 @@ out the same as before makes nothing downstream stale.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from estner_assets.declarations import Cell, Declarations
 from estner_assets.graph import NODES, Node
 from estner_assets.llm.configuration import missing_configuration
-from estner_assets.resources.warehouse import Input, Materialization, Partition, SettingVersion, Warehouse
+from estner_assets.reasons import Difference, differences, reasons
+from estner_assets.resources.lineage import Input, Materialization, Partition, SettingVersion
+from estner_assets.resources.warehouse import Warehouse
 from estner_assets.settings import NO_PROMPT, LlmAnnotator, ReferenceAnnotator
 from estner_assets.versions import KEYED_SETTINGS, content_version, setting
 
@@ -46,6 +48,8 @@ class Plan:
 
     steps: tuple[Step, ...]
     not_configured: Mapping[Cell, str]
+    retired: tuple[Partition, ...] = ()
+    """Partitions that were made once and are declared no longer; their rows and their history stay."""
 
 
 class Planner:
@@ -60,6 +64,13 @@ class Planner:
 
     def partitions(self, node: Node) -> list[Partition]:
         """Return the partitions of a node that should exist under this profile and environment."""
+        return [one for one in self._declared(node) if Cell(one.annotator, one.prompt) not in self.not_configured]
+
+    def declared_partitions(self) -> set[Partition]:
+        """Return all partitions that the declarations know, whether they can be made here or not."""
+        return {partition for node in NODES.values() for partition in self._declared(node)}
+
+    def _declared(self, node: Node) -> list[Partition]:
         match node.partitions:
             case "none":
                 return [Partition(node.name)]
@@ -69,11 +80,7 @@ class Planner:
             case "annotator":
                 return [Partition(node.name, annotator=key) for key in self.declarations.annotators]
             case "cell":
-                return [
-                    Partition(node.name, cell.annotator, cell.prompt)
-                    for cell in self.declarations.cells
-                    if cell not in self.not_configured
-                ]
+                return [Partition(node.name, cell.annotator, cell.prompt) for cell in self.declarations.cells]
 
     def inputs(self, partition: Partition) -> Iterator[Partition]:
         """Yield the asset partitions that a partition is made from."""
@@ -140,59 +147,68 @@ class Planner:
 
     # --- what is out of date ------------------------------------------------------------------------
 
-    def plan(self, warehouse: Warehouse) -> Plan:
-        """Return everything that is missing or stale."""
-        state = warehouse.current()
-        for partition, folder in warehouse.model_folders().items():
-            if not self.declarations.path(folder).is_dir():
-                state.pop(partition, None)  # its row is of no use without its files
-        pending: dict[Partition, Step] = {}
-        changed: dict[Partition, list[tuple[Input | None, Input | None]]] = {}
-        for node in NODES.values():
-            for partition in self.partitions(node):
-                step = self._step(partition, state, pending, changed)
-                if step:
-                    pending[partition] = step
-        steps = self._explained(pending, changed, warehouse)
-        return Plan(tuple(steps), self.not_configured)
+    def plan(self, warehouse: Warehouse, forced: Collection[Partition] = ()) -> Plan:
+        """Return everything that is missing or stale, and what is ``forced`` to be made anew."""
+        with warehouse.reading():
+            made = warehouse.current()
+            state = self._usable(made, warehouse)
+            pending: dict[Partition, Step] = {}
+            changed: dict[Partition, list[Difference]] = {}
+            for node in NODES.values():
+                for partition in self.partitions(node):
+                    step = self._step(partition, state, pending, changed, partition in forced)
+                    if step:
+                        pending[partition] = step
+            steps = self._explained(pending, changed, warehouse)
+            declared = self.declared_partitions()
+            retired = tuple(sorted(partition for partition in made if partition not in declared))
+            return Plan(tuple(steps), self.not_configured, retired)
+
+    def _usable(self, made: State, warehouse: Warehouse) -> dict[Partition, Materialization]:
+        """Leave out models without their files: their row is of no use."""
+        gone = {
+            partition
+            for partition, folder in warehouse.model_folders().items()
+            if not self.declarations.path(folder).is_dir()
+        }
+        return {partition: one for partition, one in made.items() if partition not in gone}
 
     def _step(
         self,
         partition: Partition,
         state: State,
         pending: Mapping[Partition, Step],
-        changed: dict[Partition, list[tuple[Input | None, Input | None]]],
+        changed: dict[Partition, list[Difference]],
+        is_forced: bool,
     ) -> Step | None:
         waits = tuple(source for source in self.inputs(partition) if source in pending)
         made = state.get(partition)
         if made is None:
             return Step(partition, "missing", ("never made",), waits)
-        reasons: list[str] = []
+        found = ["asked for"] if is_forced else []
         code_version = NODES[partition.asset].code_version
         if made.code_version != code_version:
-            reasons.append(f"code {made.code_version} → {code_version}")
+            found.append(f"code {made.code_version} → {code_version}")
         expected, _ = self.expected_inputs(partition, state)
-        differences = _differences(made.inputs, expected)
-        if differences:
-            changed[partition] = differences
-        if not (reasons or differences or waits):
+        different = differences(made.inputs, expected)
+        if different:
+            changed[partition] = different
+        if not (found or different or waits):
             return None
-        return Step(partition, "stale", tuple(reasons), waits)
+        return Step(partition, "stale", tuple(found), waits)
 
     def _explained(
         self,
         pending: Mapping[Partition, Step],
-        changed: Mapping[Partition, list[tuple[Input | None, Input | None]]],
+        changed: Mapping[Partition, list[Difference]],
         warehouse: Warehouse,
     ) -> Iterator[Step]:
         """Add to each step what changed in its inputs; old settings are looked up once for all steps."""
-        old = [
-            was.version for pairs in changed.values() for was, _ in pairs if was is not None and was.kind == "setting"
-        ]
-        contents = warehouse.setting_contents(sorted(set(old))) if old else {}
+        old = {was.version for pairs in changed.values() for was, _ in pairs if was and was.kind == "setting"}
+        contents = warehouse.setting_contents(sorted(old)) if old else {}
         contents |= {one.version: one.content for one in self._settings.values()}
         for partition, step in pending.items():
-            causes = tuple(_cause(was, now, contents) for was, now in changed.get(partition, ()))
+            causes = tuple(reason for pair in changed.get(partition, ()) for reason in reasons(pair, contents))
             yield Step(partition, step.state, causes + step.reasons, step.waits_for)
 
 
@@ -226,41 +242,3 @@ def _owner(setting_name: str, key: str | Cell | None) -> tuple[str, str]:
             return (key, "") if setting_name == "annotator" else ("", key)
         case None:
             return "", ""
-
-
-def _differences(was: Sequence[Input], expected: Sequence[Input]) -> list[tuple[Input | None, Input | None]]:
-    before = {one.identity: one for one in was}
-    after = {one.identity: one for one in expected}
-    return [
-        (before.get(identity), after.get(identity))
-        for identity in sorted(before.keys() | after.keys())
-        if before.get(identity) != after.get(identity)
-    ]
-
-
-def _cause(was: Input | None, now: Input | None, contents: Mapping[str, str]) -> str:
-    one = now or was
-    assert one is not None
-    shown = str(Partition(one.name, one.annotator, one.prompt)) if one.kind == "asset" else one.name
-    if was is None:
-        return f"{shown} is new"
-    if now is None:
-        return f"{shown} is gone"
-    if one.kind == "setting":
-        return f"{shown} changed: {_changed_keys(contents.get(was.version), contents.get(now.version))}"
-    return f"{shown} {was.version[:8]} → {now.version[:8]}"
-
-
-def _changed_keys(was: str | None, now: str | None) -> str:
-    if was is None or now is None:
-        return "earlier content unknown"
-    before, after = json.loads(was), json.loads(now)
-    if not (isinstance(before, dict) and isinstance(after, dict)):
-        return f"{_short(before)} → {_short(after)}"
-    keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
-    return ", ".join(f"{key} {_short(before.get(key))} → {_short(after.get(key))}" for key in keys)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
-    return text if len(text) <= 40 else f"{content_version(value)[:8]}"

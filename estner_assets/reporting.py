@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from estner_assets.resources.warehouse import Input
+from estner_assets.resources.lineage import Input
 from estner_assets.tables import Row
 
 _STYLE = """

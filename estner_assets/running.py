@@ -16,11 +16,11 @@ from pathlib import Path
 import dagster as dg
 
 from estner_assets.declarations import DeclarationError
-from estner_assets.definitions import definitions_of
+from estner_assets.defs.everything import graph_definitions
 from estner_assets.defs.partitions import partition_key
 from estner_assets.defs.table_asset import PROGRESS_LOG
 from estner_assets.project import Project
-from estner_assets.resources.warehouse import Partition
+from estner_assets.resources.lineage import Partition
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _PR_SET_PDEATHSIG = 1
@@ -67,7 +67,7 @@ class Runner:
 
 
 def _whole_graph(project: Project) -> dg.JobDefinition:
-    return definitions_of(project.declarations).resolve_implicit_global_asset_job_def()
+    return graph_definitions(project.declarations).resolve_implicit_global_asset_job_def()
 
 
 class InThisProcess:

@@ -4,14 +4,19 @@ This module reads nothing. ``declarations`` reads the files, and checks what goe
 """
 
 import codecs
+from collections.abc import Sequence
+from datetime import date
+from decimal import Decimal
 from typing import Annotated, Literal, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
+    PrivateAttr,
     field_validator,
     model_validator,
 )
@@ -22,6 +27,10 @@ NO_PROMPT = "none"
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Money = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=6)]
+"""An amount of some currency, exact to a millionth of its unit."""
+Currency = Annotated[str, Field(pattern=r"^([A-Z]{3})?$")]
+"""An ISO 4217 code; empty where nothing is paid."""
 
 
 class Declaration(BaseModel):
@@ -65,9 +74,100 @@ class Prompt(Declaration):
     title: str
     language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
     mode: Literal["json", "tag_words"] = "json"
+    per_entity: bool = False
+    """One question for each enabled entity, which the body shows as ``{{ entity }}``."""
+    reasoning: bool = False
+    """The LLM may give its reasons before the JSON; structured output, which forbids that, is not asked for."""
     examples: list[Example] = []
+    example_pool: str | None = None
+    """A JSONL file of examples, relative to the project, some of which are shown with each question.
+
+    Its texts are sent to the LLM like the rest of the prompt: never a real note, never a gold one.
+    """
+    choose: Literal["random", "similar"] = "random"
+    """``random``: the same examples for all notes; ``similar``: each note's nearest ones."""
+    count: PositiveInt = 3
+    seed: Seed = 0
+    window_words: PositiveInt | None = None
+    """Longer notes are asked about in overlapping windows of so many words."""
+    overlap_words: Annotated[int, Field(ge=0)] = 0
+    replicates: Annotated[int, Field(ge=1, le=100)] = 1
+    """How often each question is asked, with a seed of its own; a vote decides on every mention."""
+    min_votes: PositiveInt | None = None
+    """A mention is kept with so many votes; more than half of the answered replicates where absent."""
+    second_look: Annotated[str, Field(min_length=1)] | None = None
+    """A body that shows ``{{ note }}`` and ``{{ answer }}``: what it is answered with replaces the first answer."""
     max_answer_tokens: PositiveInt = 512
     body: Annotated[str, Field(min_length=1)]
+    _pool: tuple[Example, ...] = PrivateAttr(())
+
+    @property
+    def pool(self) -> tuple[Example, ...]:
+        """The content of ``example_pool``, once it was read."""
+        return self._pool
+
+    def with_pool(self, examples: Sequence[Example]) -> "Prompt":
+        """Return the prompt with the content of its ``example_pool``."""
+        prompt = self.model_copy()
+        prompt._pool = tuple(examples)
+        return prompt
+
+    @model_validator(mode="after")
+    def _one_way_of_asking(self) -> "Prompt":
+        notes_only = ("per_entity", "reasoning", "example_pool", "window_words", "second_look")
+        asked = [name for name in notes_only if getattr(self, name)] + ["replicates"] * (self.replicates > 1)
+        if self.mode == "tag_words" and asked:
+            raise ValueError(f"the mode tag_words asks about words alone and knows no {', '.join(asked)}")
+        if self.example_pool and self.examples:
+            raise ValueError("declare either examples or example_pool")
+        lonely = sorted(self.model_fields_set & {"choose", "count", "seed"})
+        if lonely and not self.example_pool:
+            raise ValueError(f"{', '.join(lonely)} belongs to an example_pool, and there is none")
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_votes_and_overlaps(self) -> "Prompt":
+        if self.min_votes and not 1 < self.replicates >= self.min_votes:
+            raise ValueError("min_votes is a number of replicates: at most as many, and at least 2 of these")
+        if self.overlap_words * 4 > (self.window_words or 0):
+            raise ValueError("overlap_words must be at most a fourth of window_words, or windows hardly move on")
+        return self
+
+
+# --- prices -----------------------------------------------------------------------------------------
+
+
+class Price(Declaration):
+    """What a provider charges for a million tokens, as looked up on the day ``as_of``."""
+
+    input_per_million: Money
+    output_per_million: Money
+    cached_input_per_million: Money | None = None
+    """Of prompt tokens that the provider had cached; those of ``input_per_million`` where absent."""
+    batch_discount: Annotated[Decimal, Field(ge=0, lt=1, decimal_places=4)] = Decimal("0.5")
+    """The fraction of a price that the provider's batch interface takes off."""
+    currency: Currency = ""
+    as_of: date | None = None
+
+    @property
+    def is_free(self) -> bool:
+        return not (self.input_per_million or self.output_per_million)
+
+    @model_validator(mode="after")
+    def _says_what_and_when(self) -> "Price":
+        if not self.is_free and not (self.currency and self.as_of):
+            raise ValueError("a price needs `currency` (such as USD) and `as_of`, the day on which it was looked up")
+        if (self.cached_input_per_million or 0) > self.input_per_million:
+            raise ValueError("cached_input_per_million must not be larger than input_per_million")
+        return self
+
+
+FREE = Price(input_per_million=Decimal(0), output_per_million=Decimal(0))
+"""The price of what runs on one's own machines; declared as ``price: free``."""
+
+
+def _free(declared: object) -> object:
+    return FREE if declared == "free" else declared
 
 
 # --- annotators -------------------------------------------------------------------------------------
@@ -110,6 +210,8 @@ class LlmAnnotator(AnnotatorBase):
     timeout_s: PositiveFloat = 60.0
     retries: Annotated[int, Field(ge=0, le=20)] = 5
     structured_output: Literal["json_schema", "json_object", "none"] = "json_schema"
+    price: Annotated[Price | None, BeforeValidator(_free)] = None
+    """Wins over ``prices.yaml``; ``free`` for a server of one's own."""
 
 
 class OpenAIAnnotator(LlmAnnotator):
@@ -285,6 +387,28 @@ class LearningCurveSettings(Declaration):
     seed: Seed = 0
 
 
+class BudgetSettings(Declaration):
+    """How much may be spent on LLMs at most. A limit that is absent limits nothing."""
+
+    currency: Currency = ""
+    max_cost_per_cell: Money | None = None
+    """Of one cell within one build."""
+    max_cost_per_build: Money | None = None
+    max_cost_per_day: Money | None = None
+    """Of all builds that share the store of responses, on one day in UTC."""
+
+    @property
+    def is_limited(self) -> bool:
+        limits = (self.max_cost_per_cell, self.max_cost_per_build, self.max_cost_per_day)
+        return any(limit is not None for limit in limits)
+
+    @model_validator(mode="after")
+    def _limits_have_a_currency(self) -> "BudgetSettings":
+        if self.is_limited and not self.currency:
+            raise ValueError("a limit needs `currency`, such as USD")
+        return self
+
+
 class Profile(Declaration):
     """One study: its data, its sizes and its settings."""
 
@@ -301,6 +425,7 @@ class Profile(Declaration):
     tagger: TaggerSettings
     evaluation: EvaluationSettings
     learning_curves: LearningCurveSettings
+    budget: BudgetSettings = BudgetSettings()
 
     @model_validator(mode="after")
     def _room_for_notes(self) -> "Profile":

@@ -46,6 +46,8 @@ class Table(Declaration):
     kinds: list[str]
     partitions: Literal["none", "prompt", "annotator", "cell"] = "none"
     may_be_empty: bool = False
+    keeps_history: bool = False
+    """Rows of earlier makings stay readable in ``past_rows``."""
     key: Annotated[list[str], Field(min_length=1)]
     columns: Annotated[dict[str, Column], Field(min_length=1)]
 

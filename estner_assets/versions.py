@@ -21,9 +21,29 @@ _ANNOTATOR_OPERATION = {
     "retries",
     "api_key_env",
     "threads",
+    "price",
+}
+# A prompt that does not use what came later means what it meant before.
+_LATER_PROMPT_FIELDS = {
+    "per_entity",
+    "reasoning",
+    "example_pool",
+    "choose",
+    "count",
+    "seed",
+    "window_words",
+    "overlap_words",
+    "replicates",
+    "min_votes",
+    "second_look",
 }
 KEYED_SETTINGS = frozenset({"prompt", "annotator", "entities", "annotation", "gold_annotator", "systems"})
 """Settings that differ from one prompt, annotator or cell to the next."""
+
+PROFILE_SETTINGS = frozenset(
+    {"records", "gold", "generator", "sampling", "originality", "annotation", "tagger", "evaluation", "learning_curves"}
+)
+"""Settings that are sections of the profile."""
 
 _file_hashes: dict[tuple[str, int, int], str] = {}
 
@@ -71,10 +91,14 @@ def setting(declarations: Declarations, name: str, key: str | Cell | None = None
 
 
 def prompt_content(declarations: Declarations, key: str) -> dict[str, Any]:
-    """Return what a prompt means: trailing white space and the title are left out."""
+    """Return what a prompt means, with the hash of its pool: trailing white space and the title are left out."""
     if key == NO_PROMPT:
         return {"mode": NO_PROMPT}
-    content = declarations.prompts[key].model_dump(exclude={"key", "title"})
+    prompt = declarations.prompts[key]
+    content = prompt.model_dump(exclude={"key", "title", *_LATER_PROMPT_FIELDS})
+    content |= prompt.model_dump(include=_LATER_PROMPT_FIELDS, exclude_defaults=True)
+    if prompt.example_pool:
+        content["files"] = _files(declarations, [prompt.example_pool])
     return content | {"body": "\n".join(line.rstrip() for line in content["body"].strip().splitlines())}
 
 

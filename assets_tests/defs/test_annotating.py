@@ -10,8 +10,8 @@ from estner_assets.defs import annotating
 from estner_assets.defs.step import Step
 from estner_assets.llm.wall import EgressRefused
 from estner_assets.project import Project
+from estner_assets.resources.lineage import Partition
 from estner_assets.resources.records import text_hash
-from estner_assets.resources.warehouse import Partition
 from estner_assets.settings import LlmAnnotator
 
 SECRET = "Patsient NAME, isikukood eemaldatud, kasutab enalapriili."

@@ -8,8 +8,8 @@ import pytest
 from estner_assets.defs.checks import broken_rules, ledger_balances, outside_records
 from estner_assets.defs.table_asset import ProjectResource
 from estner_assets.project import Project
+from estner_assets.resources.lineage import Materialization, Partition
 from estner_assets.resources.records import text_hash
-from estner_assets.resources.warehouse import Materialization, Partition
 from estner_assets.tables import Row
 
 RECORD = (

@@ -9,6 +9,7 @@ from estner_assets.ner.parsing import (
     Mention,
     answer_schema,
     parse_json_answer,
+    parse_reasoned_answer,
     parse_word_answer,
     word_grammar,
 )
@@ -87,6 +88,43 @@ def test_a_bad_entity_costs_only_itself(text: str) -> None:
 def test_what_is_no_whole_answer_is_malformed(text: str, reason: str) -> None:
     """A broken answer is never read as an answer without entities, nor as the part that came through."""
     assert parse_json_answer(text, LABELS) == (AnswerStatus.MALFORMED, (), reason)
+
+
+ANSWER = '{"DRUG": ["a", "b"], "PROCEDURE": ["KT"]}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ANSWER,
+        f"a is a drug, KT a scan.\n{ANSWER}",
+        f'Draft:\n{{"DRUG": ["draft"]}}\nNo, b counts as well.\n```json\n{ANSWER}\n```\n',
+        f'The note quotes {{"DRUG": [], "PROCEDURE": []}} and {{broken.\n\nFinal answer: {ANSWER}',
+        f'{ANSWER}\nI passed over the line {{"DRUG": ["x"]}} in the note.',
+        f'{ANSWER}\n{{"sure": true}}',
+        'It is {"DRUG": ["x"]}?\n{"DRUG": ["a", "b"]},\n{"PROCEDURE": ["KT"]}',
+        'So:\n[{"label": "DRUG", "text": "a"}, {"label": "DRUG", "text": "b"}, {"label": "PROCEDURE", "text": "KT"}]',
+        f'<think>{{"DRUG": ["wrong"]</think>**{ANSWER}**',
+        f"```json {ANSWER} ```",
+    ],
+)
+def test_the_last_answer_behind_the_reasons_counts(text: str) -> None:
+    """Drafts and quotations inside the reasons are no answers, whatever they say."""
+    assert parse_reasoned_answer(text, LABELS) == (AnswerStatus.ANNOTATED, (A, B, KT), "")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a is a drug.", "no JSON object in the answer"),
+        ('The note says {"DRUG": []} but I cannot decide.', "no JSON object in the answer"),
+        ('Reasons.\n{"sure": true}', "no known label in the JSON; expected DRUG, PROCEDURE"),
+        ('Draft:\n{"DRUG": ["a"]}\nBetter:\n{"DRUG": ["a", "b', "the JSON breaks off: Unterminated string starting at"),
+    ],
+)
+def test_reasons_without_an_answer_are_malformed(text: str, reason: str) -> None:
+    """A quotation or a draft never stands in for the answer that is lacking or was cut off."""
+    assert parse_reasoned_answer(text, LABELS) == (AnswerStatus.MALFORMED, (), reason)
 
 
 def test_the_schema_asks_for_every_label_and_nothing_else() -> None:

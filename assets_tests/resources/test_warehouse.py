@@ -11,14 +11,9 @@ import duckdb
 import pytest
 
 from estner_assets.declarations import declarations_folder, project_root
+from estner_assets.resources.lineage import Input, Materialization, Partition, SettingVersion
 from estner_assets.resources.locks import LockTimeoutError, file_lock
-from estner_assets.resources.warehouse import (
-    Input,
-    Materialization,
-    Partition,
-    SettingVersion,
-    Warehouse,
-)
+from estner_assets.resources.warehouse import Warehouse
 from estner_assets.tables import Column, read_table
 
 TABLES = {path.stem: read_table(path) for path in (declarations_folder(project_root()) / "tables").glob("*.yaml")}

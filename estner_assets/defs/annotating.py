@@ -1,6 +1,5 @@
 """Runs an annotator of any kind over notes, and turns what it says into rows with grounded mentions."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,8 +14,8 @@ from estner_assets.ner.spans import Span
 from estner_assets.resources.gold import read_doccano
 from estner_assets.resources.records import SourceError
 from estner_assets.settings import LexiconAnnotator, LlmAnnotator, ReferenceAnnotator
+from estner_assets.shares import share_of
 from estner_assets.tables import Row
-from estner_assets.versions import notes_of
 
 if TYPE_CHECKING:
     from estner_assets.llm.annotate import NoteAnswer
@@ -58,10 +57,9 @@ def grounding_counts(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _chosen(step: Step, notes: Sequence[Row], key: str) -> list[Row]:
-    """Return the cell's share of the notes, by a seeded hash: a smaller share lies within a larger one."""
-    seed = step.profile.annotation.seed
-    ranked = sorted(notes, key=lambda note: hashlib.sha256(f"{seed}\0{note[key]}".encode()).digest())
-    return [note | {"note_id": note[key]} for note in ranked[: notes_of(step.declarations, step.cell)]]
+    """Return the cell's share of the notes, each with its ``note_id``."""
+    by_id = {note[key]: note for note in notes}
+    return [by_id[note_id] | {"note_id": note_id} for note_id in share_of(step.declarations, step.cell, by_id)]
 
 
 # --- rules ------------------------------------------------------------------------------------------

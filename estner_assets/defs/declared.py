@@ -10,7 +10,7 @@ from estner_assets.defs.step import Made, Step
 from estner_assets.graph import NODES
 from estner_assets.planner import Planner
 from estner_assets.project import Project
-from estner_assets.resources.warehouse import Partition
+from estner_assets.resources.lineage import Partition
 from estner_assets.settings import NO_PROMPT
 from estner_assets.versions import annotator_content, content_version, prompt_content
 

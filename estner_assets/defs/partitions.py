@@ -3,7 +3,7 @@
 import dagster as dg
 
 from estner_assets.declarations import Declarations
-from estner_assets.resources.warehouse import Partition
+from estner_assets.resources.lineage import Partition
 from estner_assets.settings import NO_PROMPT
 
 

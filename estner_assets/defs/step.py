@@ -13,7 +13,7 @@ from estner_assets.graph import NODES
 from estner_assets.planner import Planner
 from estner_assets.project import Project
 from estner_assets.resources import warehouse as wh
-from estner_assets.resources.warehouse import Input, Materialization, Partition
+from estner_assets.resources.lineage import Input, Materialization, Partition
 from estner_assets.settings import Profile
 from estner_assets.tables import Row
 

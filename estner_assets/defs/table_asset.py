@@ -17,7 +17,7 @@ from estner_assets.defs.step import Made, Step
 from estner_assets.graph import NODES
 from estner_assets.planner import Planner
 from estner_assets.project import Project
-from estner_assets.resources.warehouse import Partition
+from estner_assets.resources.lineage import Partition
 from estner_assets.tables import Table
 
 OWNERS = ("team:estner",)
@@ -25,6 +25,7 @@ PROGRESS_LOG = logging.getLogger("estner.progress")
 """Where steps say how far they are, beside the run's own log."""
 PROGRESS_LOG.setLevel(logging.INFO)
 PROGRESS_LOG.propagate = False
+_BACKFILL_TAG = "dagster/backfill"
 AssetFunction = Callable[[Step], Made]
 
 
@@ -88,11 +89,18 @@ def _log(context: dg.AssetExecutionContext, message: str) -> None:
 
 
 def _can_run(context: dg.AssetExecutionContext, project: Project, partition: Partition) -> bool:
-    """Raise for a cell that is not declared; say so and return False for one that is not configured here."""
+    """Return False, and say why, for a cell that is not configured here, or not declared and part of a backfill.
+
+    A backfill of one annotator over all prompts has all their pairs, declared or not; a single run of a cell that is
+    not declared is a mistake, and raises.
+    """
     try:
         cell = project.declarations.check_cell(Cell(partition.annotator, partition.prompt))
     except UnknownCellError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        if not context.run.tags.get(_BACKFILL_TAG):
+            raise dg.Failure(str(error), allow_retries=False) from error
+        context.log.info(f"{partition} is left out: {error}")
+        return False
     missing = Planner(project.declarations).not_configured.get(cell)
     if missing:
         context.log.warning(f"{partition} is not configured here and was left out: {missing}")

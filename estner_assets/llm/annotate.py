@@ -2,18 +2,21 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from estner_assets.llm.client import Progress, answer
-from estner_assets.llm.endpoints import open_endpoint
-from estner_assets.llm.questions import Note, Questions
-from estner_assets.llm.requests import Response
-from estner_assets.llm.store import ResponseStore
+from estner_assets.llm.endpoints import Endpoint, open_endpoint
+from estner_assets.llm.questions import NOTES_A_READ, NOTES_LANGUAGE, Note, Part, Questions, SecondLooks
+from estner_assets.llm.requests import Request, Response
+from estner_assets.llm.store import ResponseStore, StoreError
 from estner_assets.llm.wall import Wall
 from estner_assets.llm.words import mentions_of, word_spans
-from estner_assets.ner.parsing import AnswerStatus, Mention, parse_json_answer, parse_word_answer
+from estner_assets.ner.parsing import AnswerStatus, Mention, Parsed, parse_word_answer
 from estner_assets.ner.spans import Span
+from estner_assets.ner.voting import agreed, failed, together
+from estner_assets.ner.windows import merge_windows
 from estner_assets.settings import Entity, LlmAnnotator, Prompt
 
 __all__ = ["Note", "NoteAnswer", "annotate_notes"]
@@ -24,7 +27,8 @@ class NoteAnswer:
     """What an LLM made of one note. ``spans`` is known in the mode ``tag_words`` only, else ``None``.
 
     ``mentions`` is empty unless ``status`` is ``ANNOTATED``: a note that failed is not one without entities.
-    ``raw`` is the answer to the letter, or for ``tag_words`` a JSON list of ``[start, end, label]``.
+    ``raw`` is the answer to the letter; a JSON list of answers where there were several questions, and for
+    ``tag_words`` one of ``[start, end, label]``. ``request_keys`` names first answers that were replaced, too.
     """
 
     note_id: str
@@ -47,34 +51,125 @@ def annotate_notes(
     store: ResponseStore,
     vetted: Mapping[str, str],
     progress: Callable[[str], None],
+    notes_language: str = NOTES_LANGUAGE,
 ) -> list[NoteAnswer]:
     """Return one answer per note, in their order; what the store has is not asked for again.
 
-    Raises ``PromptError`` for a prompt that does not render, ``EgressRefused`` for a note that may not be
-    sent there, ``EndpointError``, ``WeightsError`` or ``ServerError`` when the LLM cannot be reached at all.
+    Second looks are asked when all first answers are there. Raises ``PromptError`` for a prompt that does not
+    render, ``EgressRefused`` for a note that may not be sent there, ``EndpointError``, ``WeightsError`` or
+    ``ServerError`` when the LLM cannot be reached at all.
     """
     enabled = [entity for entity in entities if entity.enabled]
-    questions = Questions(notes, annotator, prompt, enabled)
+    questions = Questions(notes, annotator, prompt, enabled, notes_language)
+    name = f"{annotator.key} x {prompt.key}"
+    wall = Wall(vetted)
     with open_endpoint(annotator, progress) as endpoint:
-        report = _reporter(f"{annotator.key} x {prompt.key}", progress)
-        responses = answer(questions, endpoint, annotator, store, Wall(vetted), report)
-    labels = [entity.name for entity in enabled]
-    answers = []
-    for index, note in enumerate(notes):
-        own = responses[questions.slice_of(index)]
-        by_word = prompt.mode == "tag_words"
-        answers.append(
-            _read_words(note, questions.places(index), own, labels) if by_word else _read(note, own[0], labels)
-        )
-    return answers
+        lost = _ask(questions, endpoint, annotator, store, wall, _reporter(name, progress))
+        if prompt.second_look:
+            seconds = SecondLooks(questions, store)
+            lost |= _ask(seconds, endpoint, annotator, store, wall, _reporter(f"{name}, second look", progress))
+    return list(_answers(questions, _Outcomes(store, lost), [entity.name for entity in enabled]))
 
 
-def _read(note: Note, response: Response, labels: Sequence[str]) -> NoteAnswer:
-    status, reason = response.status, response.reason
-    mentions: tuple[Mention, ...] = ()
-    if status is AnswerStatus.ANNOTATED:
-        status, mentions, reason = parse_json_answer(response.text, labels)
-    return _note_answer(note, [response], status, reason, response.text, mentions=mentions)
+def _ask(
+    requests: Sequence[Request],
+    endpoint: Endpoint,
+    annotator: LlmAnnotator,
+    store: ResponseStore,
+    wall: Wall,
+    report: Callable[[Progress], None],
+) -> dict[str, Response]:
+    """Ask for what the store lacks; return by key what it lacks still."""
+    responses = answer(requests, endpoint, annotator, store, wall, report)
+    return {response.key: response for response in responses if not response.is_final}
+
+
+@dataclass(frozen=True)
+class _Outcomes:
+    """What became of each request: in the store, or in memory where it is to be asked again."""
+
+    store: ResponseStore
+    lost: Mapping[str, Response]
+
+    def of(self, requests: Sequence[Request]) -> list[Response]:
+        """Return one response per request; raise ``StoreError`` for one that is gone.
+
+        What was lost here stays lost, also where another process has stored an answer since: the second look at
+        it was not asked for.
+        """
+        keys = [request.key for request in requests]
+        stored = self.store.get_many(keys)
+        gone = [key for key in keys if key not in stored and key not in self.lost]
+        if gone:
+            raise StoreError(f"{self.store.path} has lost {len(gone)} answers while they were read; build again")
+        return [self.lost.get(key) or stored[key] for key in keys]
+
+
+def _answers(questions: Questions, outcomes: _Outcomes, labels: Sequence[str]) -> Iterator[NoteAnswer]:
+    """Yield the notes' answers in order, read a few notes at a time."""
+    count = len(questions.notes)
+    read = _answers_by_word if questions.prompt.mode == "tag_words" else _answers_by_note
+    for start in range(0, count, NOTES_A_READ):
+        yield from read(questions, outcomes, range(start, min(start + NOTES_A_READ, count)), labels)
+
+
+def _answers_by_word(
+    questions: Questions, outcomes: _Outcomes, indexes: range, labels: Sequence[str]
+) -> Iterator[NoteAnswer]:
+    parts = [part for index in indexes for part in questions.parts(index)]
+    responses = iter(outcomes.of([questions.request(part) for part in parts]))
+    for index in indexes:
+        places = questions.ranges(index)
+        yield _read_words(questions.notes[index], places, [next(responses) for _ in places], labels)
+
+
+def _answers_by_note(
+    questions: Questions, outcomes: _Outcomes, indexes: range, labels: Sequence[str]
+) -> Iterator[NoteAnswer]:
+    parts = [part for index in indexes for part in questions.parts(index)]
+    first = outcomes.of([questions.request(part) for part in parts])
+    readings = [questions.read(part, response) for part, response in zip(parts, first, strict=True)]
+    responses = [[response] for response in first]
+    if questions.prompt.second_look:
+        looked = [place for place, one in enumerate(readings) if one.status is AnswerStatus.ANNOTATED]
+        requests = [questions.second_look(parts[place], readings[place].mentions) for place in looked]
+        for place, response in zip(looked, outcomes.of(requests), strict=True):
+            responses[place].append(response)
+            readings[place] = _second(questions.read(parts[place], response))
+    everything = zip(parts, readings, responses, strict=True)
+    for index, own in groupby(everything, key=lambda one: one[0].note_index):
+        own_parts, own_readings, own_responses = zip(*own, strict=True)
+        reading = _combined(questions, own_parts, own_readings)
+        texts = [some[-1].text for some in own_responses]
+        raw = texts[0] if len(texts) == 1 else json.dumps(texts, ensure_ascii=False)
+        asked = [response for some in own_responses for response in some]
+        yield _note_answer(questions.notes[index], asked, reading.status, reading.reason, raw, reading.mentions)
+
+
+def _second(reading: Parsed) -> Parsed:
+    return reading._replace(reason=f"second look: {reading.reason}" if reading.reason else "")
+
+
+def _combined(questions: Questions, parts: Sequence[Part], readings: Sequence[Parsed]) -> Parsed:
+    """Return what a note's answers say together: merged within each replicate, then voted on."""
+    replicates = [
+        _merged(questions, dict(some))
+        for _, some in groupby(zip(parts, readings, strict=True), key=lambda pair: pair[0].replicate)
+    ]
+    return replicates[0] if len(replicates) == 1 else agreed(replicates, questions.prompt.min_votes)
+
+
+def _merged(questions: Questions, readings: Mapping[Part, Parsed]) -> Parsed:
+    """Return the answers about all windows and entities as one; nothing of them where one is lacking."""
+    lost = [one for one in readings.values() if one.status is not AnswerStatus.ANNOTATED]
+    if lost:
+        return lost[0] if len(readings) == 1 else failed(lost, len(readings), "questions have no usable answer")
+    by_range: dict[tuple[int, int], list[Mention]] = {}
+    for part, reading in readings.items():
+        by_range.setdefault((part.start, part.end), []).extend(reading.mentions)
+    text = questions.notes[next(iter(readings)).note_index].text
+    mentions = merge_windows(text, list(by_range), list(by_range.values()), questions.language)
+    return Parsed(AnswerStatus.ANNOTATED, mentions, together(one.reason for one in readings.values()))
 
 
 def _read_words(

@@ -3,39 +3,25 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from estner_assets.ner.languages import Language
 from estner_assets.ner.parsing import OTHER, Mention
 from estner_assets.ner.spans import Span
 
 # A hyphen joins what it stands between and stays with what it follows: `herceptin-ravi`, `keemia- ja ...`
 _WORD = re.compile(r"(?<!\w)[^\W\d_]\w*(?:[-'’]\w+)*-?")
 
-_words = re.compile(r"\w+").findall
-FUNCTION_WORDS = frozenset(
-    _words("""
-    aasta aastal aastat aga ainult alates all alla edasi eelnevalt ees ega ehk ei eile enam enne ent et
-    ette ga hetkel hiljem hommikul ja jah jne juba järel järgi järgmine ka kaasa kas kaudu kelle kes
-    kohal kohta koos kord korda korral kui kuid kuna kuni kus kuu kuud käis küll la läbi ma me mida miks
-    millal mille mis mitte mõne mõni nad neid nende ni ning nn nt nädala nädalat nüüd ole oleks olema oli
-    olid olnud oma on peal peale pole poolt praegu päeva päevas pärast saab sai samas samuti seda see
-    seejärel sel selle seni seoses sest siin siis sisse ta tal talle teda tema temal tuleb tuli tundi
-    täna vahel vaid vastu veel väga välja või ära õhtul üks üldse üle
-    """)
-)
-"""Estonian words (in lower case) that no entity consists of; an entity of these alone would not be found."""
 
-UNITS = frozenset(_words("cm g h iu kg kpl l lk mcg mg min ml mm mmhg mmol mol ng nr p pg sek tab tbl tk tl tü ug"))
-
-
-def askable_words(note: str) -> list[tuple[int, int]]:
+def askable_words(note: str, language: Language) -> list[tuple[int, int]]:
     """Return the ranges (characters) of the words worth asking about, in order.
 
-    Numbers, punctuation, single letters, ``UNITS`` and ``FUNCTION_WORDS`` are ``other`` by rule, without a
-    question.
+    Numbers, punctuation, single letters, and the language's units and function words are ``other`` by rule,
+    without a question.
     """
+    not_asked = language.function_words | language.units
     return [
         match.span()
         for match in _WORD.finditer(note)
-        if len(match[0].rstrip("-")) > 1 and match[0].lower() not in FUNCTION_WORDS | UNITS
+        if len(match[0].rstrip("-")) > 1 and match[0].lower() not in not_asked
     ]
 
 

@@ -6,16 +6,20 @@ whole document. Here the JSON is parsed, a bad entity costs only itself, and eve
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 OTHER = "other"
 """The word that says: this word belongs to no entity."""
 
 _NOTHING = frozenset({"", "-", "none", "null", "n/a", "nothing", "puudub", "puuduvad", "ei ole"})
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
+_BETWEEN_PARTS = re.compile(r"[\s,]*")
+# What may stand beside an answer on its lines: quotes of Markdown, a fence, the brackets of a list
+_BEFORE = re.compile(r"[\s>*_`\[]*(?:json\b\s*)?[\s\[]*", re.IGNORECASE)
+_AFTER = re.compile(r"[\s.*_`\]]*")
 
 
 class AnswerStatus(StrEnum):
@@ -39,10 +43,14 @@ class AnswerStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """What an LLM named: a label and the words it gave, not yet looked up in the note."""
+    """What an LLM named: a label and the words it gave, not yet looked up in the note.
+
+    ``confidence`` is the share of replicates (0..1) that named it, ``None`` where there was no vote.
+    """
 
     label: str
     text: str
+    confidence: float | None = None
 
 
 class _Found:
@@ -53,6 +61,7 @@ class _Found:
         self.lists: dict[str, list[str]] = {}
         self.singles: list[Mention] = []
         self.is_answer = False
+        self.has_json = False
         self.dropped = 0
 
     def label(self, name: object) -> str | None:
@@ -64,43 +73,110 @@ class _Found:
         return (*listed, *self.singles)
 
 
-def parse_json_answer(text: str, labels: Sequence[str]) -> tuple[AnswerStatus, tuple[Mention, ...], str]:
-    """Return the answer's status, its mentions in order with duplicates, and what was wrong (or ``""``).
+class Parsed(NamedTuple):
+    """An answer's status, its mentions in order with duplicates, and what was wrong (or ``""``).
+
+    There are no mentions unless the status is ``ANNOTATED``.
+    """
+
+    status: AnswerStatus
+    mentions: tuple[Mention, ...]
+    reason: str
+
+
+def parse_json_answer(text: str, labels: Sequence[str]) -> Parsed:
+    """Read an answer that is JSON.
 
     Understands ``{"DRUG": ["a"], "PROCEDURE": []}`` and ``{"entities": [{"label": "DRUG", "text": "a"}]}``,
     bare, fenced or inside prose. Where two objects answer for the same label, the later one counts.
     """
-    found = _Found(labels)
-    problem = "no JSON object in the answer"
+
+    def read(shown: str) -> _Found:
+        return _found([value for value, _, _ in _objects(shown)], labels)
+
+    return _parsed(text, labels, read)
+
+
+def parse_reasoned_answer(text: str, labels: Sequence[str]) -> Parsed:
+    """Read an answer that stands as JSON behind the reasons for it.
+
+    The last JSON that answers counts, and nothing before it: reasons quote the note, the examples and drafts.
+    JSON within a line of prose is a quotation, too, unless the whole text ends with it. Objects that only
+    white space and commas keep apart are one answer.
+    """
+
+    def read(shown: str) -> _Found:
+        found = _Found(labels)
+        for values in _standing_answers(shown):
+            later = _found(values, labels)
+            found = later if later.is_answer or not found.is_answer else found
+        return found
+
+    return _parsed(text, labels, read)
+
+
+def _parsed(text: str, labels: Sequence[str], read: Callable[[str], _Found]) -> Parsed:
     try:
-        for value in _objects(_THINKING.sub("", text)):
-            problem = f"no known label in the JSON; expected {', '.join(labels)}"
-            _read(value, found)
+        found = read(_THINKING.sub("", text))
     except json.JSONDecodeError as error:
-        return AnswerStatus.MALFORMED, (), f"the JSON breaks off: {error.msg}"
+        return Parsed(AnswerStatus.MALFORMED, (), f"the JSON breaks off: {error.msg}")
     except RecursionError:
-        return AnswerStatus.MALFORMED, (), "the JSON is nested too deeply"
+        return Parsed(AnswerStatus.MALFORMED, (), "the JSON is nested too deeply")
     if not found.is_answer:
-        return AnswerStatus.MALFORMED, (), problem
+        unknown = f"no known label in the JSON; expected {', '.join(labels)}"
+        return Parsed(AnswerStatus.MALFORMED, (), unknown if found.has_json else "no JSON object in the answer")
     reason = f"{found.dropped} malformed or unknown entities dropped" if found.dropped else ""
-    return AnswerStatus.ANNOTATED, found.mentions(), reason
+    return Parsed(AnswerStatus.ANNOTATED, found.mentions(), reason)
 
 
-def _objects(text: str) -> Iterator[Any]:
-    """Yield every outermost JSON object; raise ``JSONDecodeError`` for one that the text's end cuts off."""
+def _found(values: Sequence[object], labels: Sequence[str]) -> _Found:
+    found = _Found(labels)
+    found.has_json = bool(values)
+    for value in values:
+        _read(value, found)
+    return found
+
+
+def _standing_answers(text: str) -> Iterator[list[Any]]:
+    """Yield the objects that stand on lines of their own or end the text, neighbours together."""
+    objects = list(_objects(text))
+    first = 0
+    for last, (_, _, end) in enumerate(objects):
+        after = objects[last + 1][1] if last + 1 < len(objects) else None
+        if after is not None and _BETWEEN_PARTS.fullmatch(text, end, after):
+            continue
+        if _stands_alone(text, objects[first][1], end):
+            yield [value for value, _, _ in objects[first : last + 1]]
+        first = last + 1
+
+
+def _stands_alone(text: str, start: int, end: int) -> bool:
+    if _AFTER.fullmatch(text, end):
+        return True
+    line_start = text.rfind("\n", 0, start) + 1
+    line_end = text.find("\n", end)
+    is_last_of_line = _AFTER.fullmatch(text, end, line_end if line_end >= 0 else len(text))
+    return bool(_BEFORE.fullmatch(text, line_start, start) and is_last_of_line)
+
+
+def _objects(text: str) -> Iterator[tuple[Any, int, int]]:
+    """Yield every outermost JSON object with its range (characters).
+
+    Raises ``JSONDecodeError`` for an object that the text's end cuts off.
+    """
     decoder = json.JSONDecoder(object_pairs_hook=_joined, strict=False)
     end_of_text = len(text.rstrip())
     position = text.find("{")
     while position >= 0:
         try:
-            value, position = decoder.raw_decode(text, position)
+            value, end = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
             if error.pos >= end_of_text or error.msg.startswith("Unterminated string"):
                 raise
-            position += 1
+            end = position + 1
         else:
-            yield value
-        position = text.find("{", position)
+            yield value, position, end
+        position = text.find("{", end)
 
 
 def _joined(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

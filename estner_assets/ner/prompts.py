@@ -16,8 +16,12 @@ from estner_assets.ner.parsing import Mention
 
 Role = Literal["system", "user", "assistant"]
 
-ALLOWED_VARIABLES = ("entities", "examples", "labels", "note", "word", "before", "after")
-"""``note`` is fenced already; ``word``, ``before`` and ``after`` exist in the mode ``tag_words`` only."""
+ALLOWED_VARIABLES = ("entities", "entity", "examples", "labels", "note", "answer", "word", "before", "after")
+"""``note`` is fenced already.
+
+``entity`` exists with ``per_entity`` only, ``answer`` in a second look, ``word``, ``before`` and ``after`` in the
+mode ``tag_words``.
+"""
 
 _ROLE_LINE = re.compile(r"^###[ \t]+(system|user|assistant)[ \t]*$", re.MULTILINE)
 # What chat templates read as control tokens: <|im_start|>, <start_of_turn>, </s>, [INST]
@@ -62,27 +66,52 @@ class PromptTemplate:
     ``last_words(n)``.
     """
 
-    def __init__(self, body: str, entities: Sequence[EntityText], examples: Sequence[ExampleText]) -> None:
-        """Raise ``PromptError`` for invalid Jinja2, unknown names and a body that never shows the note."""
-        self._labels = tuple(entity.name for entity in entities)
+    def __init__(
+        self,
+        body: str,
+        entities: Sequence[EntityText],
+        examples: Sequence[ExampleText],
+        entity: EntityText | None = None,
+    ) -> None:
+        """Raise ``PromptError`` for invalid Jinja2, unknown names and a body that never shows the note.
+
+        ``entity`` is the one asked about, where each entity has a question of its own.
+        """
+        self._labels = tuple(one.name for one in entities)
         self._constants: dict[str, object] = {
             "entities": tuple(entities),
             "examples": tuple(examples),
             "labels": self._labels,
-        }
+        } | ({"entity": entity} if entity else {})
         # Roles are cut after rendering, at a mark that no note can contain because it is drawn here
         self._mark = f"\x00{secrets.token_hex(16)}:"
         self._template, used = self._compile(body)
+        self.variables = frozenset(used)
         self.asks_words = bool(used & {"word", "before", "after"})
+        self.shows_answer = "answer" in used
+        if "entity" in used and entity is None:
+            raise PromptError("the prompt uses {{ entity }}; set `per_entity: true`, or write `for entity in entities`")
         if not used & {"note", "word"}:
             raise PromptError("the prompt never shows the note; write {{ note }} where it belongs, or {{ word }}")
         self._try()
 
-    def render_note(self, note: str) -> tuple[ChatMessage, ...]:
-        """Return the messages that ask about a whole note."""
+    def render_note(self, note: str, examples: Sequence[ExampleText] | None = None) -> tuple[ChatMessage, ...]:
+        """Return the messages that ask about a whole note, with these examples in place of the template's own."""
         if self.asks_words:
             raise PromptError("the prompt uses {{ word }}, which only the mode tag_words has; set `mode: tag_words`")
-        return self._messages({"note": fence(note)})
+        if self.shows_answer:
+            raise PromptError("the prompt uses {{ answer }}, which only the body of a `second_look` has")
+        return self._messages({"note": fence(note), **_shown(examples)})
+
+    def render_answer(
+        self, note: str, mentions: Sequence[Mention], examples: Sequence[ExampleText] | None = None
+    ) -> tuple[ChatMessage, ...]:
+        """Return the messages that ask to look again at the answer that was given for a note."""
+        if not self.shows_answer:
+            raise PromptError("the second look never shows the first answer; write {{ answer }} where it belongs")
+        # the answer's words come from the note: on its one line of JSON they can end neither line nor turn
+        shown = _defuse(_answer_json(mentions, self._labels))
+        return self._messages({"note": fence(note), "answer": shown, **_shown(examples)})
 
     def render_word(self, note: str, word_start: int, word_end: int) -> tuple[ChatMessage, ...]:
         """Return the messages that ask about ``note[word_start:word_end]``."""
@@ -106,14 +135,19 @@ class PromptTemplate:
     def _try(self) -> None:
         text = "Patsient tarvitab ravimit."
         try:
-            self.render_word(text, 0, 8) if self.asks_words else self.render_note(text)
+            if self.asks_words:
+                self.render_word(text, 0, 8)
+            elif self.shows_answer:
+                self.render_answer(text, [])
+            else:
+                self.render_note(text)
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             if isinstance(error, PromptError):
                 raise
             raise PromptError(_located(_template_line(error), str(error))) from error
 
-    def _messages(self, variables: Mapping[str, str]) -> tuple[ChatMessage, ...]:
-        preface, *parts = self._template.render(**self._constants, **variables).split(self._mark)
+    def _messages(self, variables: Mapping[str, object]) -> tuple[ChatMessage, ...]:
+        preface, *parts = self._template.render({**self._constants, **variables}).split(self._mark)
         if not parts:
             return (ChatMessage("user", preface.strip()),)
         if preface.strip():
@@ -123,6 +157,10 @@ class PromptTemplate:
         if messages[-1].role != "user":
             raise PromptError(f"the last message is {messages[-1].role}; end the body with a ### user message")
         return messages
+
+
+def _shown(examples: Sequence[ExampleText] | None) -> dict[str, object]:
+    return {} if examples is None else {"examples": tuple(examples)}
 
 
 def fence(text: str) -> str:

@@ -11,7 +11,11 @@ _POLL_S = 0.005
 
 
 class LockTimeoutError(TimeoutError):
-    """Somebody else has held the lock for too long."""
+    """Somebody else has held the lock for too long; ``holder`` is the last writer's process."""
+
+    def __init__(self, message: str, holder: str) -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 @contextmanager
@@ -33,7 +37,8 @@ def file_lock(path: Path, *, exclusive: bool, timeout_s: float) -> Iterator[None
             holder = os.pread(descriptor, 32, 0).decode() or "unknown"
             raise LockTimeoutError(
                 f"{path} has been locked for {timeout_s:.0f} s, last by process {holder}; "
-                "wait for it to finish or stop it"
+                "wait for it to finish or stop it",
+                holder,
             ) from None
         finally:
             os.close(gate)

@@ -4,10 +4,10 @@ Nobody keeps it open while computing. Readers share a file lock and open it read
 alone for one short transaction that replaces a partition together with its lineage.
 """
 
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,61 +15,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from estner_assets.resources import schema
+from estner_assets.resources import lineage, schema
+from estner_assets.resources.lineage import Materialization, Partition, SettingVersion
 from estner_assets.resources.locks import file_lock
 from estner_assets.tables import Row, Table
-
-
-@dataclass(frozen=True, order=True, slots=True)
-class Partition:
-    """A partition of an asset; both keys are empty where the asset is not partitioned by them."""
-
-    asset: str
-    annotator: str = ""
-    prompt: str = ""
-
-    def __str__(self) -> str:
-        key = "/".join(part for part in (self.annotator, self.prompt) if part)
-        return f"{self.asset}[{key}]" if key else self.asset
-
-
-@dataclass(frozen=True, order=True, slots=True)
-class Input:
-    """What an asset partition was made from: a version of another one, or of a slice of the declarations."""
-
-    kind: str
-    name: str
-    annotator: str
-    prompt: str
-    version: str
-
-    @property
-    def identity(self) -> tuple[str, str, str, str]:
-        return (self.kind, self.name, self.annotator, self.prompt)
-
-
-@dataclass(frozen=True, slots=True)
-class Materialization:
-    """One making of an asset partition."""
-
-    partition: Partition
-    data_version: str
-    code_version: str
-    run_id: str
-    materialized_at: datetime
-    duration_s: float
-    inputs: tuple[Input, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SettingVersion:
-    """The content behind the version of a setting."""
-
-    name: str
-    annotator: str
-    prompt: str
-    version: str
-    content: str
 
 
 class WarehouseBusyError(TimeoutError):
@@ -84,12 +33,29 @@ class Warehouse:
         self.tables = tables
         self.timeout_s = timeout_s
         self._schema_version = schema.version(tables)
+        self._held = threading.local()
 
     # --- connections --------------------------------------------------------------------------------
 
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the database read-only; one that was never written to reads as empty and is not made."""
+        """Open the database read-only; one that was never written to reads as empty and is not made.
+
+        Within the block, further readings of the same thread see the same state through the same connection.
+        """
+        held: duckdb.DuckDBPyConnection | None = getattr(self._held, "connection", None)
+        if held is not None:
+            yield held
+            return
+        with self._opened_or_empty() as connection:
+            self._held.connection = connection
+            try:
+                yield connection
+            finally:
+                self._held.connection = None
+
+    @contextmanager
+    def _opened_or_empty(self) -> Iterator[duckdb.DuckDBPyConnection]:
         if self.path.exists():
             with self._opened(exclusive=False) as connection:
                 if schema.current_version(connection) is not None:
@@ -156,7 +122,7 @@ class Warehouse:
         table = self.tables[made.partition.asset]
         with self.writing() as connection:
             _replace_rows(connection, table, made, rows)
-            _record(connection, made, len(rows), settings)
+            lineage.record(connection, made, rows, settings, table.keeps_history)
 
     # --- lineage ------------------------------------------------------------------------------------
 
@@ -167,25 +133,13 @@ class Warehouse:
         """
         with self.reading() as connection:
             usable = schema.tables_in_shape(connection, self.tables)
-            inputs: dict[str, list[Input]] = {}
-            for identity, *values in connection.execute(
-                "select i.materialization_id, i.kind, i.name, i.annotator, i.prompt, i.version "
-                "from materialization_inputs i semi join materializations m "
-                "on m.materialization_id = i.materialization_id and m.is_current"
-            ).fetchall():
-                inputs.setdefault(identity, []).append(Input(*values))
-            made = connection.execute(
-                "select materialization_id, asset, annotator, prompt, data_version, code_version, run_id, "
-                "materialized_at, duration_s from materializations where is_current"
-            ).fetchall()
-        current: dict[Partition, Materialization] = {}
-        for identity, asset, annotator, prompt, version, code_version, run_id, made_at, duration_s in made:
-            if asset not in usable:
-                continue
-            partition = Partition(asset, annotator, prompt)
-            sources = tuple(sorted(inputs.get(identity, ())))
-            current[partition] = Materialization(partition, version, code_version, run_id, made_at, duration_s, sources)
-        return current
+            return lineage.current_materializations(connection, usable)
+
+    def retire(self, declared: Iterable[Partition]) -> None:
+        """Mark as retired whatever is not among the declared partitions; its rows and its history stay."""
+        if self.path.exists():
+            with self.writing() as connection:
+                lineage.retire(connection, declared, now())
 
     def model_folders(self) -> dict[Partition, str]:
         """Return where the files of every model in use lie, relative to the project."""
@@ -233,50 +187,3 @@ def _replace_rows(
         list(provenance.values()),
     )
     connection.unregister("new_rows")
-
-
-def _record(
-    connection: duckdb.DuckDBPyConnection, made: Materialization, rows: int, settings: Sequence[SettingVersion]
-) -> None:
-    partition = made.partition
-    keys = [partition.asset, partition.annotator, partition.prompt]
-    connection.execute(
-        "update materializations set is_current = false "
-        "where is_current and asset = ? and annotator = ? and prompt = ?",
-        keys,
-    )
-    identity = connection.execute("select uuid()::varchar").fetchall()[0][0]
-    connection.execute(
-        "insert into materializations values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, true)",
-        [
-            identity,
-            *keys,
-            made.data_version,
-            made.code_version,
-            made.run_id,
-            made.materialized_at,
-            made.duration_s,
-            rows,
-        ],
-    )
-    _insert_many(
-        connection,
-        "materialization_inputs",
-        [(identity, one.kind, one.name, one.annotator, one.prompt, one.version) for one in made.inputs],
-    )
-    seen = made.materialized_at
-    _insert_many(
-        connection,
-        "declaration_versions",
-        [(one.name, one.annotator, one.prompt, one.version, one.content, seen) for one in settings],
-        conflict="on conflict do nothing",
-    )
-
-
-def _insert_many(
-    connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[tuple[Any, ...]], conflict: str = ""
-) -> None:
-    if rows:
-        places = ", ".join("?" for _ in rows[0])
-        values = ", ".join(f"({places})" for _ in rows)
-        connection.execute(f"insert into {table} values {values} {conflict}", [value for row in rows for value in row])

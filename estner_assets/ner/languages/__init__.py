@@ -12,6 +12,10 @@ class Language(Protocol):
     """All words are folded single words, see ``words.fold``."""
 
     code: str
+    function_words: frozenset[str] = frozenset()
+    """Words, in lower case, that no entity consists of: an entity of these alone would not be found."""
+    units: frozenset[str] = frozenset()
+    """Units of measurement and dose, in lower case."""
 
     def same_word(self, answered: str, word: str) -> bool:
         """Tell whether one is an inflected form of the other, or both are of a third."""
@@ -29,6 +33,8 @@ class Language(Protocol):
 class UnknownLanguage:
     """A language without rules: a common beginning, then at most a few other letters at the end."""
 
+    function_words: frozenset[str] = frozenset()
+    units: frozenset[str] = frozenset()
     _ENDING = 3
     _SHORTEST_STEM = 4
 

@@ -9,6 +9,7 @@ import re
 from functools import lru_cache
 
 from estner_assets.ner.languages.et_spelling import VOWELS, respelled
+from estner_assets.ner.languages.et_words import FUNCTION_WORDS, UNITS
 
 _CASES = ("sse", "st", "s", "le", "lt", "l", "ks", "ni", "na", "ta", "ga")
 _AFTER_VOWEL = (
@@ -143,6 +144,8 @@ class Estonian:
     """The rules; without state, the caches are the module's."""
 
     code = "et"
+    function_words = FUNCTION_WORDS
+    units = UNITS
 
     def same_word(self, answered: str, word: str) -> bool:
         return answered == word or not _stems(answered).isdisjoint(_stems(word))

@@ -1,0 +1,137 @@
+"""What the UI shows of a graph that is out of sync, and what brings it back."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets_tests.builds import edit_prompt, rows, versions
+from assets_tests.llm.fake_openai import FakeOpenAI
+from assets_tests.projects import edit_yaml
+from estner_assets.definitions import definitions_of
+from estner_assets.defs.table_asset import ProjectResource
+from estner_assets.graph import NODES
+from estner_assets.project import Project
+from estner_assets.syncing import keep_in_sync, watch_declarations
+
+
+@pytest.fixture
+def instance() -> dg.DagsterInstance:
+    return dg.DagsterInstance.ephemeral()
+
+
+def resource(root: Path) -> ProjectResource:
+    return ProjectResource(root=str(root), profile="demo")
+
+
+def watched(root: Path, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
+    with dg.build_sensor_context(instance=instance, cursor=cursor) as context:
+        result = watch_declarations(context, project=resource(root))
+    assert isinstance(result, dg.SensorResult)
+    return result
+
+
+def kept(root: Path, instance: dg.DagsterInstance) -> object:
+    with dg.build_sensor_context(instance=instance) as context:
+        return keep_in_sync(context, project=resource(root))
+
+
+def out_of_sync(result: dg.SensorResult) -> dict[str, str]:
+    """Return what the failed checks say, by asset."""
+    events = [event for event in result.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
+    assert {(event.check_name, event.severity) for event in events} <= {("in_sync", dg.AssetCheckSeverity.WARN)}
+    return {event.asset_key.to_user_string(): event.description or "" for event in events if not event.passed}
+
+
+def test_an_edited_prompt_is_seen_on_every_asset_that_it_reaches(copied: Path, instance: dg.DagsterInstance) -> None:
+    """The checks of these assets say which cells are stale and why; once seen, nothing is reported again."""
+    first = watched(copied, instance)
+    assert {event.asset_key.to_user_string() for event in first.asset_events} == set(NODES)
+    assert out_of_sync(first) == {}
+    edit_prompt(copied, "second", "List drugs alone, as JSON.")
+    second = watched(copied, instance, first.cursor)
+    stale = out_of_sync(second)
+    assert set(stale) == {
+        *("prompts", "annotations", "ner_models", "predictions", "evaluation", "learning_curves"),
+        *("leaderboard", "agreement", "report"),
+    }
+    assert stale["prompts"].startswith("prompts[second]: stale, prompt second changed ")
+    assert stale["annotations"].startswith("annotations[stub/second]: stale, upstream prompts[second]. To mend it, run")
+    assert watched(copied, instance, second.cursor).asset_events == []
+
+
+def test_broken_declarations_are_said_and_change_no_check(copied: Path, instance: dg.DagsterInstance) -> None:
+    """While a declaration cannot be read, both sensors say why and do nothing."""
+    edit_yaml(copied / "declarations" / "profiles" / "demo.yaml", "tagger", "epochs", value=-1)
+    result, skipped = watched(copied, instance), kept(copied, instance)
+    assert (result.asset_events, result.run_requests) == ([], [])
+    assert result.skip_reason is not None
+    assert "tagger.epochs" in (result.skip_reason.skip_message or "")
+    assert isinstance(skipped, dg.SkipReason)
+    assert "tagger.epochs" in (skipped.skip_message or "")
+
+
+def test_the_sensor_asks_for_a_build_once_per_state(copied: Path, instance: dg.DagsterInstance) -> None:
+    """Nothing stale: no run. Stale: one run, known by its key; the same edit later is another state."""
+    assert isinstance(kept(copied, instance), dg.SkipReason)
+    edit_prompt(copied, "second", "List drugs alone, as JSON.")
+    first, again = kept(copied, instance), kept(copied, instance)
+    assert isinstance(first, dg.RunRequest)
+    assert first == again
+    edit_prompt(copied, "second", "List procedures too, as JSON.")
+    other = kept(copied, instance)
+    assert isinstance(other, dg.RunRequest)
+    assert other.run_key != first.run_key
+
+
+def test_the_job_brings_everything_into_sync(
+    copied: Path, server: FakeOpenAI, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job makes what a build makes, on the instance of its run; afterwards the sensors are content."""
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    edit_prompt(copied, "second", "List drugs alone, as JSON.")
+    job = definitions_of(Project.open(copied, "demo").declarations).resolve_job_def("everything")
+    assert job.execute_in_process(instance=instance).success
+    assert len(server.questions) == 30
+    assert isinstance(kept(copied, instance), dg.SkipReason)
+    assert out_of_sync(watched(copied, instance)) == {}
+    event = instance.get_latest_materialization_event(dg.AssetKey("annotations"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.partition == "stub|second"
+
+
+def test_a_materialisation_in_the_ui_ends_with_its_check(copied: Path, instance: dg.DagsterInstance) -> None:
+    """A run of one asset evaluates in_sync for it: upstream edits that it did not see show at once."""
+    edit_yaml(copied / "declarations" / "profiles" / "demo.yaml", "tagger", "epochs", value=3)
+    job = definitions_of(Project.open(copied, "demo").declarations).resolve_implicit_global_asset_job_def()
+    key = dg.MultiPartitionKey({"annotator": "lexicon", "prompt": "none"})
+    result = job.execute_in_process(
+        instance=instance, partition_key=key, asset_selection=[dg.AssetKey("evaluation")], raise_on_error=False
+    )
+    checks = {one.check_name: one for one in result.get_asset_check_evaluations()}
+    assert checks["declared_rules"].passed
+    assert not checks["in_sync"].passed
+    assert "evaluation[lexicon/none]: stale, upstream predictions[lexicon/none]" in (
+        checks["in_sync"].description or ""
+    )
+
+
+def test_an_undeclared_cell_fails_alone_and_is_left_out_of_a_backfill(
+    copied: Path, instance: dg.DagsterInstance
+) -> None:
+    """A backfill of an annotator over all prompts makes the declared cells; a single run says what is valid."""
+    job = definitions_of(Project.open(copied, "demo").declarations).resolve_implicit_global_asset_job_def()
+    key = dg.MultiPartitionKey({"annotator": "lexicon", "prompt": "second"})
+    before = versions(copied)
+    for tags, succeeds in (({}, False), ({"dagster/backfill": "abc"}, True)):
+        result = job.execute_in_process(
+            instance=instance,
+            partition_key=key,
+            asset_selection=[dg.AssetKey("annotations")],
+            tags=tags,
+            raise_on_error=False,
+        )
+        assert result.success == succeeds
+    assert versions(copied) == before
+    assert rows(copied, "select * from annotations where annotator = 'lexicon' and prompt = 'second'") == []
