@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,15 +11,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from assets_tests.commands import estner
 from assets_tests.projects import edit_yaml, write_project
 
 pytestmark = pytest.mark.xdist_group("cli")
-
-
-def estner(*arguments: str, root: Path, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("estner")), *arguments, "--project", str(root)]
-    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "80"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +85,7 @@ def test_the_instance_knows_every_materialization(built: tuple[Path, str]) -> No
     database.close()
     with dg.DagsterInstance.from_config(str(root / "dagster_home")) as instance:
         for asset, annotator, prompt, version in made:
-            key = "|".join(part for part in (annotator, prompt) if part) or None
+            key = "/".join(part for part in (annotator, prompt) if part) or None
             event = instance.get_latest_data_version_record(dg.AssetKey(asset), partition_key=key)
             assert event is not None, (asset, key)
             materialization = event.asset_materialization
@@ -109,3 +105,58 @@ def test_the_database_answers_while_it_is_open_elsewhere(built: tuple[Path, str]
     with duckdb.connect(path, read_only=True) as one, duckdb.connect(path, read_only=True) as other:
         query = "select count(*) from leaderboard"
         assert one.execute(query).fetchall() == other.execute(query).fetchall()
+
+
+def test_why_prints_the_chain(built: tuple[Path, str]) -> None:
+    """The scores, then what they came from, down to files and settings; for programs as JSON."""
+    root, _ = built
+    result = estner("why", "evaluation", "lexicon", "none", root=root)
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0
+    assert lines[0].startswith("annotator ALL: strict F1 ")
+    for words in ("ner_models[lexicon/none]", "tagger", "learning_rate: 0.01", "data/records.csv", "as above"):
+        assert words in result.stdout
+    nested = json.loads(estner("why", "evaluation", "lexicon", "none", "--json", root=root).stdout)
+    assert nested["asset"] == "evaluation[lexicon/none]"
+    unknown = estner("why", "evaluation", "gpt", "zero_shot", root=root)
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "never made; there are evaluation[lexicon/none]" in unknown.stderr
+
+
+def test_plans_and_builds_take_selections(built: tuple[Path, str]) -> None:
+    """A dry run changes nothing; a misspelt word ends with 2 and what there is; a backfill makes a cell anew."""
+    root, _ = built
+    dry = estner("build", "--dry-run", "--select", "+report", root=root)
+    assert (dry.returncode, dry.stdout.splitlines()[-1]) == (0, "everything is up to date")
+    wrong = estner("plan", "--select", "reports", root=root)
+    assert (wrong.returncode, "✗ 'reports' selects nothing; assets: agreement," in wrong.stderr) == (2, True)
+    backfill = ("backfill", "--annotator", "lexicon", "--asset", "predictions")
+    forced = estner(*backfill, "--dry-run", root=root).stdout.splitlines()
+    assert forced == [
+        "forced  evaluation[lexicon/none]",
+        "forced  predictions[lexicon/none]",
+        "2 to make anew, and then what depends on them",
+    ]
+    done = estner(*backfill, root=root)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "2 built, 2 skipped, 0 failed")
+
+
+def test_ctrl_c_leaves_a_state_to_go_on_from(root: Path) -> None:
+    """Interrupted like at a terminal, a build ends with 130 and one line; the next one makes the rest."""
+    command = [str(Path(sys.executable).with_name("estner")), "build", "--project", str(root)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("✓ records"):
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "interrupted; what was made is kept, and the next build goes on from there"
+    assert "Traceback" not in said
+    result = estner("build", "--select", "vetted_notes", "--upstream", root=root)
+    assert result.returncode == 0
+    assert "✓ records" not in result.stdout
+    assert "✓ vetted_notes" in result.stdout

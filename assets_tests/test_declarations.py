@@ -14,7 +14,7 @@ from estner_assets.declarations import (
     load,
     project_root,
 )
-from estner_assets.settings import Profile
+from estner_assets.settings import BudgetSettings, Price, Profile
 from estner_assets.versions import prompt_content, setting
 
 ENTITIES = {
@@ -175,3 +175,58 @@ def test_an_unknown_annotator_names_the_known_ones(root: Path) -> None:
         "declarations/profiles/demo.yaml: annotation.annotators: unknown annotator 'lexikon'; "
         "allowed: lexicon, reference, gpt"
     ]
+
+
+PRICE = {"input_per_million": 0.15, "output_per_million": 0.6, "currency": "USD", "as_of": "2025-06-01"}
+
+
+def test_a_price_is_declared_by_model(root: Path) -> None:
+    """Prices are read with their model's name; a project without the file knows no price, which is no mistake."""
+    assert load(root, "demo").prices == {}
+    write_yaml(root / "declarations" / "prices.yaml", {"Qwen/Qwen2.5-7B": PRICE})
+    assert load(root, "demo").prices == {"Qwen/Qwen2.5-7B": Price.model_validate(PRICE)}
+
+
+def test_the_shipped_prices_are_the_published_lists() -> None:
+    """The models of the paper and of the demo have a price in USD per million tokens, looked up on a given day."""
+    prices = load(project_root(), "demo").prices
+    shown = {
+        model: (f"{one.input_per_million:.2f}", f"{one.output_per_million:.2f}", one.currency, str(one.as_of))
+        for model, one in prices.items()
+    }
+    assert shown == {
+        "gpt-3.5-turbo": ("0.50", "1.50", "USD", "2025-06-01"),
+        "gpt-4": ("30.00", "60.00", "USD", "2025-06-01"),
+        "gpt-4o-mini": ("0.15", "0.60", "USD", "2025-06-01"),
+        "gpt-4o": ("2.50", "10.00", "USD", "2025-06-01"),
+    }
+
+
+def test_mistakes_in_prices_and_budgets_are_named(root: Path) -> None:
+    """A price without a currency, a misspelt `free` and a limit without a currency say where they stand."""
+    write_yaml(root / "declarations" / "prices.yaml", {"gpt-test": {**PRICE, "currency": ""}, "gpt": 3})
+    edit_yaml(root / "declarations" / "annotators.yaml", "gpt", "price", value="fre")
+    edit_yaml(root / "declarations" / "profiles" / "demo.yaml", "budget", value={"max_cost_per_day": 5})
+    starts = [
+        "declarations/annotators.yaml: gpt.openai.price: Input should be a valid dictionary or instance of Price",
+        "declarations/profiles/demo.yaml: budget: Value error, a limit needs `currency`, such as USD",
+        "declarations/prices.yaml: gpt-test: Value error, a price needs `currency` (such as USD) and `as_of`",
+        "declarations/prices.yaml: gpt: must be a mapping of settings",
+    ]
+    found = problems(root)
+    assert [line[: len(start)] for line, start in zip(found, starts, strict=True)] == starts
+
+
+def test_money_changes_no_answer(root: Path) -> None:
+    """A new price or budget moves the version of nothing."""
+    names = (("annotator", "gpt"), ("annotation", Cell("gpt", "zero_shot")), ("report", None))
+    before = [setting(load(root, "demo"), *name) for name in names]
+    write_yaml(root / "declarations" / "prices.yaml", {"gpt-test": PRICE})
+    edit_yaml(root / "declarations" / "annotators.yaml", "gpt", "price", value=PRICE)
+    edit_yaml(
+        root / "declarations" / "profiles" / "demo.yaml", "budget", value={"currency": "USD", "max_cost_per_day": 5}
+    )
+    after = load(root, "demo")
+    assert after.annotators["gpt"].price == Price.model_validate(PRICE)  # type: ignore[union-attr]
+    assert after.profile.budget == BudgetSettings.model_validate({"currency": "USD", "max_cost_per_day": 5})
+    assert [setting(after, *name) for name in names] == before

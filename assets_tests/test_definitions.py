@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,13 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
 
+from assets_tests.builds import edit_prompt
+from assets_tests.projects import PROMPT
 from estner_assets.declarations import load
 from estner_assets.definitions import definitions_of
 from estner_assets.graph import NODES
+from estner_assets.planner import Planner
 from estner_assets.project import Project
+from estner_assets.resources.lineage import Partition
 
 
 def test_every_node_and_every_table_is_an_asset(project: Project) -> None:
@@ -29,8 +33,11 @@ def test_every_node_and_every_table_is_an_asset(project: Project) -> None:
     assert set(nodes) == set(NODES) == set(project.declarations.tables)
     edges = {name: {key.to_user_string() for key in node.parent_keys} for name, node in nodes.items()}
     assert edges == {name: set(node.inputs) for name, node in NODES.items()}
-    cells = [name for name, node in nodes.items() if isinstance(node.partitions_def, dg.MultiPartitionsDefinition)]
-    assert {"annotations", "ner_models", "evaluation"} <= set(cells)
+    cells = [name for name, node in NODES.items() if node.partitions == "cell"]
+    for name in cells:
+        definition = nodes[name].partitions_def
+        assert definition is not None
+        assert definition.get_partition_keys() == ["lexicon/none", "reference/none"]
 
 
 def test_every_asset_explains_itself(project: Project) -> None:
@@ -57,13 +64,12 @@ def test_loading_the_code_location_computes_nothing() -> None:
 
 
 @pytest.fixture(scope="module")
-def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The Dagster UI on a small project, as `dagster dev -w workspace.yaml` serves it on loopback."""
-    from assets_tests.projects import write_project
-
-    root = write_project(tmp_path_factory.mktemp("ui") / "project")
+def ui(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The Dagster UI on a built project, as `dagster dev -w workspace.yaml` serves it on loopback."""
+    root = tmp_path_factory.mktemp("ui") / "project"
+    shutil.copytree(built, root)
     home = root / "dagster_home"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -82,7 +88,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
         _wait_for(lambda: _is_up(url), "the UI answers")
         yield url, root
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)  # what a build started ends with it
         try:
             process.wait(timeout=20)
         except subprocess.TimeoutExpired:
@@ -122,6 +128,16 @@ mutation launch($backfill: LaunchBackfillParams!) {
   }
 }
 """
+LAUNCH_RUN = """
+mutation run($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { id } }
+    ... on PythonError { message }
+  }
+}
+"""
+RUN_STATUS = "query run($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 STATUS = """
 query status($id: String!) {
   partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status error { message } } }
@@ -129,13 +145,56 @@ query status($id: String!) {
 """
 
 
-def test_the_ui_shows_the_graph_and_makes_assets(ui: tuple[str, Path]) -> None:
-    """The code location loads; materialising from the UI fills the warehouse as a build does."""
-    url, root = ui
-    found = _ask(url, "{ assetNodes { assetKey { path } groupName } }")["assetNodes"]
-    assert {node["assetKey"]["path"][0] for node in found} == set(NODES)
-    keys = [{"path": [name]} for name in ("gold_documents", "gold_spans")]
-    launched = _ask(url, LAUNCH, backfill={"assetSelection": keys, "allPartitions": True})["launchPartitionBackfill"]
+CHECKS = """
+query checks($key: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $key) {
+    ... on AssetNode {
+      partitionKeys
+      assetChecksOrError {
+        ... on AssetChecks { checks { name executionForLatestMaterialization { evaluation { success description } } } }
+      }
+    }
+  }
+}
+"""
+RELOAD = 'mutation { reloadRepositoryLocation(repositoryLocationName: "estner") { __typename } }'
+START = """
+mutation start($selector: SensorSelector!) { startSensor(sensorSelector: $selector) { __typename } }
+"""
+SENSORS = """
+{ sensorsOrError(repositorySelector: {repositoryName: "__repository__", repositoryLocationName: "estner"}) {
+    ... on Sensors { results { name sensorState { status } } } } }
+"""
+
+
+def _asset(url: str, name: str) -> Any:
+    return _ask(url, CHECKS, key={"path": [name]})["assetNodeOrError"]
+
+
+def _in_sync(url: str, name: str) -> Any:
+    """Return what the asset's check said last, None while it says nothing of the latest materialization."""
+    checks = {one["name"]: one for one in _asset(url, name)["assetChecksOrError"]["checks"]}
+    execution = checks["in_sync"]["executionForLatestMaterialization"]
+    return execution and execution["evaluation"]
+
+
+def _materialise(url: str, *names: str) -> None:
+    """Launch a run as the button "Materialize" does, and wait for its end."""
+    keys = [{"path": [name]} for name in names]
+    selector = {"repositoryName": "__repository__", "repositoryLocationName": "estner", "jobName": "__ASSET_JOB"}
+    launched = _ask(url, LAUNCH_RUN, params={"selector": selector | {"assetSelection": keys}})["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+
+    def is_done() -> bool:
+        status = _ask(url, RUN_STATUS, id=launched["run"]["id"])["runOrError"]["status"]
+        assert status not in ("FAILURE", "CANCELED")
+        return bool(status == "SUCCESS")
+
+    _wait_for(is_done, "the run is done")
+
+
+def _backfill(url: str, **wanted: object) -> None:
+    launched = _ask(url, LAUNCH, backfill=wanted)["launchPartitionBackfill"]
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
 
     def is_done() -> bool:
@@ -144,5 +203,58 @@ def test_the_ui_shows_the_graph_and_makes_assets(ui: tuple[str, Path]) -> None:
         return bool(status["status"] in ("COMPLETED", "COMPLETED_SUCCESS"))
 
     _wait_for(is_done, "the backfill is done")
-    project = Project(load(root, "demo"))
-    assert project.warehouse.query("select count(*) as documents from gold_documents") == [{"documents": 20}]
+
+
+def _project(root: Path) -> Project:
+    return Project(load(root, "demo"))
+
+
+def test_the_ui_shows_the_graph_and_makes_assets(ui: tuple[str, Path]) -> None:
+    """The code location loads; materialising from the UI fills the warehouse as a build does."""
+    url, root = ui
+    found = _ask(url, "{ assetNodes { assetKey { path } groupName } }")["assetNodes"]
+    assert {node["assetKey"]["path"][0] for node in found} == set(NODES)
+    before = _project(root).warehouse.current()[Partition("gold_spans")]
+    _materialise(url, "gold_documents", "gold_spans")
+    after = _project(root).warehouse.current()[Partition("gold_spans")]
+    assert (after.data_version, after.run_id != before.run_id) == (before.data_version, True)
+
+
+def test_an_annotator_is_backfilled_over_all_prompts(ui: tuple[str, Path]) -> None:
+    """The UI offers the declared cells; those of one annotator are made anew, and no others."""
+    url, root = ui
+    cells = _asset(url, "annotations")["partitionKeys"]
+    assert cells == ["lexicon/none", "stub/zero_shot", "stub/second"]
+    before = _project(root).warehouse.current()
+    of_stub = [cell for cell in cells if cell.startswith("stub/")]
+    _backfill(url, assetSelection=[{"path": ["annotations"]}], partitionNames=of_stub)
+    after = _project(root).warehouse.current()
+    moved = {one for one in after if after[one] != before.get(one)}
+    assert moved == {Partition("annotations", "stub", "second"), Partition("annotations", "stub", "zero_shot")}
+
+
+def test_an_edited_prompt_shows_in_the_ui_and_one_switch_brings_it_into_sync(ui: tuple[str, Path]) -> None:
+    """Prompt edited: the check of its assets fails with the cell's name. Sensor on: everything is in sync again."""
+    url, root = ui
+    states = {one["name"]: one["sensorState"]["status"] for one in _ask(url, SENSORS)["sensorsOrError"]["results"]}
+    assert states == {"watch_declarations": "RUNNING", "keep_in_sync": "STOPPED"}
+    edit_prompt(root, "second", "List drugs alone, as JSON.")
+    _wait_for(lambda: (_in_sync(url, "evaluation") or {}).get("success") is False, "the check sees the edit")
+    assert "evaluation[stub/second]: stale" in _in_sync(url, "evaluation")["description"]
+    (root / "declarations" / "prompts" / "third.md").write_text(PROMPT, encoding="utf-8")
+    _ask(url, RELOAD)
+    assert "third" in _asset(url, "prompts")["partitionKeys"]
+    selector = {
+        "repositoryName": "__repository__",
+        "repositoryLocationName": "estner",
+        "sensorName": "keep_in_sync",
+    }
+    assert _ask(url, START, selector=selector)["startSensor"]["__typename"] == "Sensor"
+
+    def is_in_sync() -> bool:
+        return all((_in_sync(url, name) or {}).get("success") for name in ("prompts", "evaluation", "report"))
+
+    _wait_for(is_in_sync, "everything is in sync")
+    project = _project(root)
+    assert Planner(project.declarations).plan(project.warehouse).steps == ()
+    assert "drugs alone" in project.warehouse.query("select body from prompts where prompt = 'second'")[0]["body"]

@@ -1,5 +1,6 @@
 """The planner says exactly what is out of date, also with a thousand cells."""
 
+import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from assets_tests.commands import estner
 from assets_tests.projects import PROMPT, edit_yaml, write_yaml
 from estner_assets.graph import NODES
 from estner_assets.planner import Plan, Planner
@@ -105,6 +107,29 @@ def test_a_thousand_cells_are_planned_in_seconds_and_exactly(many_cells: Path) -
         "agreement": 1,
         "report": 1,
     }
+
+
+def test_a_build_of_a_thousand_cells_with_nothing_to_do_ends_in_seconds(many_cells: Path) -> None:
+    """As a command, imports included: nothing is made, and the plan says that nothing is to do."""
+    for command, words, limit_s in (("plan", "everything is up to date", 6), ("build", "0 built", 20)):
+        started = time.monotonic()
+        result = estner(command, root=many_cells)
+        elapsed_s = time.monotonic() - started
+        assert (result.returncode, result.stderr) == (0, "")
+        assert words in result.stdout
+        assert elapsed_s < limit_s  # half of it on an idle machine; tests share theirs
+
+
+def test_a_thousand_cells_are_estimated_in_seconds(many_cells: Path) -> None:
+    """All cells of a prompt stale: calls and tokens of each are said, of a sample where they are too many."""
+    path = many_cells / "declarations" / "prompts" / "p3.md"
+    path.write_text(path.read_text(encoding="utf-8").replace("variant 3", "another variant"), encoding="utf-8")
+    started = time.monotonic()
+    result = estner("plan", "--json", root=many_cells)
+    assert time.monotonic() - started < 6
+    plan = json.loads(result.stdout)
+    calls = [step["estimate"]["to_send"] for step in plan["steps"] if step["asset"] == "annotations"]
+    assert (calls, plan["total"]["to_send"]) == ([30] * 100, 3000)
 
 
 def test_reasons_name_what_changed(many_cells: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets_tests.builds import edit_prompt, rows, versions
+from assets_tests.builds import edit_prompt, versions
 from assets_tests.llm.fake_openai import FakeOpenAI
 from assets_tests.projects import edit_yaml
 from estner_assets.definitions import definitions_of
@@ -98,16 +98,18 @@ def test_the_job_brings_everything_into_sync(
     event = instance.get_latest_materialization_event(dg.AssetKey("annotations"))
     assert event is not None
     assert event.asset_materialization is not None
-    assert event.asset_materialization.partition == "stub|second"
+    assert event.asset_materialization.partition == "stub/second"
 
 
 def test_a_materialisation_in_the_ui_ends_with_its_check(copied: Path, instance: dg.DagsterInstance) -> None:
     """A run of one asset evaluates in_sync for it: upstream edits that it did not see show at once."""
     edit_yaml(copied / "declarations" / "profiles" / "demo.yaml", "tagger", "epochs", value=3)
     job = definitions_of(Project.open(copied, "demo").declarations).resolve_implicit_global_asset_job_def()
-    key = dg.MultiPartitionKey({"annotator": "lexicon", "prompt": "none"})
     result = job.execute_in_process(
-        instance=instance, partition_key=key, asset_selection=[dg.AssetKey("evaluation")], raise_on_error=False
+        instance=instance,
+        partition_key="lexicon/none",
+        asset_selection=[dg.AssetKey("evaluation")],
+        raise_on_error=False,
     )
     checks = {one.check_name: one for one in result.get_asset_check_evaluations()}
     assert checks["declared_rules"].passed
@@ -117,21 +119,23 @@ def test_a_materialisation_in_the_ui_ends_with_its_check(copied: Path, instance:
     )
 
 
-def test_an_undeclared_cell_fails_alone_and_is_left_out_of_a_backfill(
+def test_a_cell_that_is_declared_no_longer_fails_with_those_that_are(
     copied: Path, instance: dg.DagsterInstance
 ) -> None:
-    """A backfill of an annotator over all prompts makes the declared cells; a single run says what is valid."""
+    """A code location that was loaded before an edit still offers the cell; its run says which cells are valid."""
     job = definitions_of(Project.open(copied, "demo").declarations).resolve_implicit_global_asset_job_def()
-    key = dg.MultiPartitionKey({"annotator": "lexicon", "prompt": "second"})
+    edit_yaml(copied / "declarations" / "annotators.yaml", "stub", "prompts", value=["zero_shot"])
     before = versions(copied)
-    for tags, succeeds in (({}, False), ({"dagster/backfill": "abc"}, True)):
-        result = job.execute_in_process(
-            instance=instance,
-            partition_key=key,
-            asset_selection=[dg.AssetKey("annotations")],
-            tags=tags,
-            raise_on_error=False,
-        )
-        assert result.success == succeeds
+    result = job.execute_in_process(
+        instance=instance,
+        partition_key="stub/second",
+        asset_selection=[dg.AssetKey("annotations")],
+        raise_on_error=False,
+    )
+    data = result.failure_data_for_node("annotations")
+    assert data is not None
+    assert data.user_failure_data is not None
+    assert data.user_failure_data.description == (
+        "cell stub/second is not declared (demo); valid cells: lexicon/none, gpt/zero_shot, stub/zero_shot"
+    )
     assert versions(copied) == before
-    assert rows(copied, "select * from annotations where annotator = 'lexicon' and prompt = 'second'") == []

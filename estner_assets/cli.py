@@ -19,6 +19,7 @@ from estner_assets.printing import (
     print_chain,
     print_error,
     print_event,
+    print_forced,
     print_leaderboard,
     print_outcome,
     print_plan,
@@ -191,9 +192,7 @@ def backfill(
         chosen = selection.partitions(planner, ())
         forced = frozenset(one for one in chosen if one.annotator and one.prompt)
         if dry_run:
-            for partition in sorted(forced):
-                out.print(f"forced  {partition}")
-            out.print(f"{len(forced)} to make anew, and then what depends on them")
+            print_forced(forced)
             return
         from estner_assets.builder import Options
 

@@ -111,7 +111,8 @@ class _Counting:
         assert isinstance(annotator, LlmAnnotator)
         notes, is_known = self._notes(partition)
         prompt = self.declarations.prompts[partition.prompt]
-        questions = Questions(notes, annotator, prompt, self.declarations.enabled_entities)
+        language = self.declarations.profile.language
+        questions = Questions(notes, annotator, prompt, self.declarations.enabled_entities, language)
         every = max(1, -(-len(questions) // most))
         sample = [questions[index] for index in range(0, len(questions), every)]
         answered = stored_keys(self.project.responses_path, [request.key for request in sample])

@@ -1,13 +1,13 @@
 """What the command line prints, for people and as JSON: plans, outcomes, chains and leaderboards."""
 
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
-from rich.tree import Tree
 
 from estner_assets.estimates import Calls, Estimate, total
 from estner_assets.planner import Plan, Step
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 _CROSS = "[red]✗[/red]"
-_SHOWN_SETTING_CHARACTERS = 100
-_LONGEST_LINE = 100_000
+_SHOWN_SETTING_CHARACTERS = 200
 
 
 def print_error(text: str) -> None:
@@ -128,6 +127,13 @@ def print_event(event: "Event") -> None:
     out.print(f"{marks.get(event.kind, ' ')} {escape(f'{subject}{event.text}')}")
 
 
+def print_forced(partitions: Collection[Partition]) -> None:
+    """Print what a backfill would make anew."""
+    for partition in sorted(partitions):
+        out.print(f"forced  {escape(str(partition))}")
+    out.print(f"{len(partitions)} to make anew, and then what depends on them")
+
+
 def print_outcome(outcome: "Outcome") -> None:
     """Print how a build ended."""
     for partition, text in outcome.failed.items():
@@ -150,22 +156,28 @@ def print_chain(making: Making, scores: Sequence[Row], in_full: bool) -> None:
     """
     for row in scores:
         out.print(f"{row['system']} {row['entity']}: strict F1 {row['f1']:.3f} ({row['support']} gold spans)")
-    tree = Tree(_making(making))
-    _grow(tree, making, {making.partition}, None if in_full else _SHOWN_SETTING_CHARACTERS)
-    # as long as the lines are: a terminal breaks them, a pipe keeps them
-    out.print(tree, width=_LONGEST_LINE, no_wrap=True, crop=False)
+    out.print(_making(making))
+    for line in _branches(making, {making.partition}, None if in_full else _SHOWN_SETTING_CHARACTERS):
+        out.print(line)
 
 
-def _grow(tree: Tree, making: Making, seen: set[Partition], most: int | None) -> None:
-    for name, version, content in making.settings:
-        shown = escape(_shown(content, most))
-        tree.add(f"[cyan]{escape(name.replace('_', ' '))}[/cyan] {version}  [dim]{shown}[/dim]")
-    for source in making.sources:
+def _branches(making: Making, seen: set[Partition], most: int | None) -> Iterator[str]:
+    """Yield the lines below a making: its settings, then what it was made from, each with its own lines below."""
+    settings = [
+        f"[cyan]{escape(name.replace('_', ' '))}[/cyan] {version}  [dim]{escape(_shown(content, most))}[/dim]"
+        for name, version, content in making.settings
+    ]
+    last = len(settings) + len(making.sources) - 1
+    for number, text in enumerate(settings):
+        yield f"{'└──' if number == last else '├──'} {text}"
+    for number, source in enumerate(making.sources, len(settings)):
+        corner, rail = ("└──", "    ") if number == last else ("├──", "│   ")
         if source.partition in seen:
-            tree.add(f"{escape(str(source.partition))} {source.version}  [dim]as above[/dim]")
+            yield f"{corner} {escape(str(source.partition))} {source.version}  [dim]as above[/dim]"
         else:
             seen.add(source.partition)
-            _grow(tree.add(_making(source)), source, seen, most)
+            yield f"{corner} {_making(source)}"
+            yield from (f"{rail}{line}" for line in _branches(source, seen, most))
 
 
 def _making(making: Making) -> str:
@@ -183,6 +195,11 @@ def _shown(content: Any, most: int | None) -> str:
     else:
         text = str(content)
     return text if most is None or len(text) <= most else f"{text[:most]}…"
+
+
+def _line(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return " ".join(text.split())
 
 
 # --- leaderboards -----------------------------------------------------------------------------------

@@ -63,6 +63,8 @@ class Runner:
                 run_config=_QUIET,
                 raise_on_error=False,
             )
+        if _is_interrupted(result):
+            raise KeyboardInterrupt
         return Result(None if result.success else _failure(result), tuple(_failed_checks(result)))
 
 
@@ -111,6 +113,11 @@ def workers(project: Project, jobs: int, report: Report) -> Iterator[Workers]:
     )
     try:
         yield Workers(pool)
+    except BaseException:
+        # interrupted: what is being made now is made again by the next build
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         messages.put(None)
@@ -129,6 +136,8 @@ def _start_worker(root: Path, profile: str, messages: "Queue[tuple[Partition, st
     global _worker
     # The parent may be killed without a word; a worker must not write on after it.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Ctrl-C reaches the whole group; the parent alone answers it, and ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     instance = dg.DagsterInstance.get()
     _worker = (Runner(Project.open(root, profile), instance), lambda *message: messages.put(message))
 
@@ -145,6 +154,12 @@ def _failed_checks(result: dg.ExecuteInProcessResult) -> Iterator[str]:
             evaluation = event.asset_check_evaluation_data
             if not evaluation.passed:
                 yield f"{evaluation.asset_key.to_user_string()}, {evaluation.check_name}: {evaluation.description}"
+
+
+def _is_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether Ctrl-C ended the run: Dagster takes it for a failure of the step."""
+    failures = (event.step_failure_data.error for event in result.all_events if event.is_step_failure)
+    return any(error is not None and error.cls_name == "DagsterExecutionInterruptedError" for error in failures)
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:

@@ -209,6 +209,10 @@ class LlmAnnotator(AnnotatorBase):
     concurrency: PositiveInt = 8
     timeout_s: PositiveFloat = 60.0
     retries: Annotated[int, Field(ge=0, le=20)] = 5
+    requests_per_minute: PositiveInt | None = None
+    """At most so many requests in any minute; learnt from the server's headers where absent."""
+    tokens_per_minute: PositiveInt | None = None
+    """At most so many tokens, of questions and answers together, in any minute; likewise."""
     structured_output: Literal["json_schema", "json_object", "none"] = "json_schema"
     price: Annotated[Price | None, BeforeValidator(_free)] = None
     """Wins over ``prices.yaml``; ``free`` for a server of one's own."""

@@ -20,7 +20,7 @@ from estner_assets.planner import Plan, Planner
 from estner_assets.project import Project
 
 CHECK = "in_sync"
-_INTERVAL_S = 30
+_INTERVAL_S = 15
 _SHOWN_STEPS = 5
 _REMEDY = "run `estner build` or the job `everything`, or switch on the sensor keep_in_sync"
 _IN_PROGRESS = dg.RunsFilter(

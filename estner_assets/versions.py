@@ -19,6 +19,8 @@ _ANNOTATOR_OPERATION = {
     "concurrency",
     "timeout_s",
     "retries",
+    "requests_per_minute",
+    "tokens_per_minute",
     "api_key_env",
     "threads",
     "price",

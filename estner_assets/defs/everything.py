@@ -35,6 +35,8 @@ def graph_definitions(declarations: Declarations) -> dg.Definitions:
         assets=[define(declarations) for define in ASSETS],
         asset_checks=check_definitions(declarations),
         jobs=job_definitions(),
+        # a run has a process of its own already; one more for every step and check would cost seconds each
+        executor=dg.in_process_executor,
         resources={
             "project": ProjectResource(root=str(declarations.root), profile=declarations.profile.key),
         },

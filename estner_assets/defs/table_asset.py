@@ -12,7 +12,7 @@ import dagster as dg
 
 from estner_assets.declarations import Cell, Declarations, UnknownCellError
 from estner_assets.defs.declared import publish_moved
-from estner_assets.defs.partitions import partition_of, partitions_defs
+from estner_assets.defs.partitions import asset_deps, partition_of, partitions_defs
 from estner_assets.defs.step import Made, Step
 from estner_assets.graph import NODES
 from estner_assets.planner import Planner
@@ -25,7 +25,6 @@ PROGRESS_LOG = logging.getLogger("estner.progress")
 """Where steps say how far they are, beside the run's own log."""
 PROGRESS_LOG.setLevel(logging.INFO)
 PROGRESS_LOG.propagate = False
-_BACKFILL_TAG = "dagster/backfill"
 AssetFunction = Callable[[Step], Made]
 
 
@@ -48,7 +47,7 @@ def table_asset(function: AssetFunction) -> Callable[[Declarations], dg.AssetsDe
 
         @dg.asset(
             name=name,
-            deps=list(node.inputs),
+            deps=list(asset_deps(declarations, name)),
             partitions_def=partitions_defs(declarations)[node.partitions],
             group_name=table.group,
             kinds=set(table.kinds),
@@ -89,18 +88,14 @@ def _log(context: dg.AssetExecutionContext, message: str) -> None:
 
 
 def _can_run(context: dg.AssetExecutionContext, project: Project, partition: Partition) -> bool:
-    """Return False, and say why, for a cell that is not configured here, or not declared and part of a backfill.
+    """Raise for a cell that is not declared; say so and return False for one that is not configured here.
 
-    A backfill of one annotator over all prompts has all their pairs, declared or not; a single run of a cell that is
-    not declared is a mistake, and raises.
+    Dagster knows the cells of when the code location was loaded; keys and declarations may have changed since.
     """
     try:
         cell = project.declarations.check_cell(Cell(partition.annotator, partition.prompt))
     except UnknownCellError as error:
-        if not context.run.tags.get(_BACKFILL_TAG):
-            raise dg.Failure(str(error), allow_retries=False) from error
-        context.log.info(f"{partition} is left out: {error}")
-        return False
+        raise dg.Failure(str(error), allow_retries=False) from error
     missing = Planner(project.declarations).not_configured.get(cell)
     if missing:
         context.log.warning(f"{partition} is not configured here and was left out: {missing}")

@@ -107,9 +107,9 @@ class Spending:
 
     def __str__(self) -> str:
         if self.cost is None:
-            return f"{self.calls} calls of unknown price"
-        open_part = f", of it {self.unsettled_cost} for {self.unsettled_calls} without a known end"
-        return f"{self.cost} {self.currency} for {self.calls} calls{open_part if self.unsettled_calls else ''}"
+            return f"price unknown (calls: {self.calls})"
+        unsettled = f"; without a known end: {self.unsettled_calls}, {self.unsettled_cost} {self.currency}"
+        return f"{self.cost} {self.currency} (calls: {self.calls}{unsettled if self.unsettled_calls else ''})"
 
 
 def utc_now() -> datetime:
@@ -150,12 +150,13 @@ class Ledger:
         self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         try:
             # one at a time: SQLite does not wait for its lock when it turns a new file to WAL
-            with FileLock(path.with_name(path.name + ".opening"), timeout=BUSY_TIMEOUT_S):
+            with FileLock(path.with_name(path.name + ".opening"), timeout=BUSY_TIMEOUT_S, poll_interval=0.005):
                 self._prepare()
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise LedgerError(
-                f"{path} is no ledger ({error}); move it away to start a new one, which forgets what was spent"
+                f"{path} cannot be used as a ledger ({error}); if it is none, move it away: "
+                "a new one forgets what was spent"
             ) from error
 
     def _prepare(self) -> None:

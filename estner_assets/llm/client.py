@@ -2,20 +2,28 @@
 
 import asyncio
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from uuid import uuid4
 
 from estner_assets.llm.endpoints import Endpoint
 from estner_assets.llm.requests import Request, Response, now
 from estner_assets.llm.sending import send
-from estner_assets.llm.store import ResponseStore
+from estner_assets.llm.store import Claim, Journal, ResponseStore
 from estner_assets.llm.wall import Wall
 from estner_assets.ner.parsing import AnswerStatus
 from estner_assets.settings import LlmAnnotator
 
 FAILURES_IN_A_ROW = 25
 """After so many failures without one answer between them the rest is not asked: the server is down."""
+KEYS_AT_ONCE = 500
+"""Requests that are rendered together while the store is asked which of them it has."""
+WORKERS_A_TURN = 2
+WISHES_SHARE = 4
+"""The store is written to when a quarter of the workers wait for it, or the first of them for ``LINGER_S``."""
+LINGER_S = 0.02
 _CLAIM_POLL_S = 0.2
 
 
@@ -32,6 +40,25 @@ class Progress:
     elapsed_s: float
 
 
+def ask(
+    requests: Sequence[Request],
+    endpoint: Endpoint,
+    annotator: LlmAnnotator,
+    store: ResponseStore,
+    wall: Wall,
+    progress: Callable[[Progress], None],
+) -> dict[str, Response]:
+    """Ask for what the store lacks and return, by key, the outcomes that are not in the store afterwards.
+
+    ``requests`` is read twice by index and may render lazily; of what the store has nothing is held, of the rest
+    one key per request. Equal keys are asked once. Final responses are stored before their worker goes on;
+    failures and time-outs are not, so that the next run asks again.
+
+    Raises ``EgressRefused`` before anything is sent, ``EndpointError`` when no request can succeed.
+    """
+    return _outcomes(_Run(requests, endpoint, annotator, store, wall, progress))
+
+
 def answer(
     requests: Sequence[Request],
     endpoint: Endpoint,
@@ -40,21 +67,21 @@ def answer(
     wall: Wall,
     progress: Callable[[Progress], None],
 ) -> list[Response]:
-    """Return one response per request, in their order, from the store where it has them.
+    """Do ``ask`` and return one response per request, in their order; this holds all of them in memory."""
+    keys: list[str] = []
+    lost = _outcomes(_Run(requests, endpoint, annotator, store, wall, progress, seen=keys.extend))
+    stored = store.get_many(keys)
+    return [lost.get(key) or stored[key] for key in keys]
 
-    ``requests`` is read by index and may render lazily; equal keys are asked once. Final responses are stored
-    before this goes on; failures and time-outs are not, so that the next run asks again.
 
-    Raises ``EgressRefused`` before anything is sent, ``EndpointError`` when no request can succeed.
-    """
-    run = _Run(requests, endpoint, annotator, store, wall, progress)
+def _outcomes(run: "_Run") -> dict[str, Response]:
     try:
-        endpoint.run(run.all())
+        run.endpoint.run(run.all())
     except BaseExceptionGroup as group:
         raise _first(group) from None
     finally:
-        store.retire(run.owner)
-    return [run.outcomes[key] for key in run.keys]
+        run.store.retire(run.owner)
+    return run.lost
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -65,7 +92,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 class _Run:
-    """The state of one call of ``answer``; everything here happens on the endpoint's one event loop."""
+    """The state of one call of ``ask``; everything here happens on the endpoint's one event loop."""
 
     def __init__(
         self,
@@ -75,73 +102,97 @@ class _Run:
         store: ResponseStore,
         wall: Wall,
         progress: Callable[[Progress], None],
+        seen: Callable[[Sequence[str]], object] = len,
     ) -> None:
-        self._requests, self._endpoint, self._annotator = requests, endpoint, annotator
-        self._store, self._wall, self._progress = store, wall, progress
+        self._requests, self._annotator, self._wall, self._progress = requests, annotator, wall, progress
+        self.endpoint, self.store = endpoint, store
         self.owner, self._began = uuid4().hex, time.monotonic()
-        self._failures_in_a_row = 0
+        self.lost: dict[str, Response] = {}
+        self._failures_in_a_row = self._failed = self._cached = self._total = 0
         self._prompt_tokens = self._completion_tokens = 0
-        self.keys: list[str] = []
-        for request in requests:
-            wall.check(request, endpoint)
-            self.keys.append(request.key)
-        self.outcomes = store.get_many(self.keys)
-        self._cached = sum(key in self.outcomes for key in self.keys)
-        self._done, self._failed = self._cached, 0
+        # in the same order: how many requests ask for a key, and the place of the first of them
+        self._askers: dict[str, int] = {}
+        self._places = array("Q")
+        for keys in self._checked_keys():
+            self._note(keys)
+            seen(keys)
+        self._done = self._cached
+
+    def _checked_keys(self) -> Iterator[list[str]]:
+        """Yield the keys of all requests, some at a time, after the wall has looked at them."""
+        requests = iter(self._requests)
+        while some := list(islice(requests, KEYS_AT_ONCE)):
+            for request in some:
+                self._wall.check(request, self.endpoint)
+            yield [request.key for request in some]
+
+    def _note(self, keys: Sequence[str]) -> None:
+        stored = self.store.known(keys)
+        for key in keys:
+            if key in stored:
+                self._cached += 1
+            elif key in self._askers:
+                self._askers[key] += 1
+            else:
+                self._askers[key] = 1
+                self._places.append(self._total)
+            self._total += 1
 
     async def all(self) -> None:
-        """Answer what is missing, with as many workers as the annotator allows."""
+        """Answer what is missing, with as many requests at once as the endpoint's limits allow."""
         self._report()
-        missing = {key: index for index, key in enumerate(self.keys) if key not in self.outcomes}
-        self._askers = {key: 0 for key in missing}
-        for key in self.keys:
-            if key in self._askers:
-                self._askers[key] += 1
-        # one iterator for all workers: what is not yet asked takes no memory
-        indexes = iter(missing.values())
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(min(self._annotator.concurrency, len(missing))):
-                workers.create_task(self._work(indexes))
-
-    async def _work(self, indexes: Iterator[int]) -> None:
-        for index in indexes:
-            request = self._requests[index]
-            if self._failures_in_a_row >= FAILURES_IN_A_ROW:
-                reason = f"not asked: {self._failures_in_a_row} requests before it failed in a row"
-                self._settle(Response(request.key, AnswerStatus.NOT_ASKED, reason=reason, created_at=now()))
-            else:
-                self._settle(await self._claimed(request))
-
-    async def _claimed(self, request: Request) -> Response:
-        """Answer a request that nobody else is asking; while another process asks it, wait for its answer."""
-        # not in a thread: a thread would go on after a cancellation, and claim for a run that is over
-        while not self._store.claim(request.key, self.owner):
-            await asyncio.sleep(_CLAIM_POLL_S)
+        # more workers than turns: while one waits for the disk, another one has its turn
+        count = min(WORKERS_A_TURN * self._annotator.concurrency, len(self._places))
+        journal = Journal(self.store, self.owner, max(1, count // WISHES_SHARE), LINGER_S)
+        # one iterator for all workers: what is not yet asked is not rendered
+        missing = zip(self._askers, self._places, strict=True)
         try:
-            # looked up under the claim: another process may have answered since the run began
-            stored = self._store.get_many([request.key]).get(request.key)
-            return stored or await self._asked(request)
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(count):
+                    workers.create_task(self._work(missing, journal))
         finally:
-            self._store.release(request.key, self.owner)
+            journal.close()
 
-    async def _asked(self, request: Request) -> Response:
-        self._wall.check(request, self._endpoint)
-        response, body = await send(request, self._endpoint, self._annotator.retries, self._annotator.timeout_s)
+    async def _work(self, missing: Iterator[tuple[str, int]], journal: Journal) -> None:
+        for key, place in missing:
+            if self._is_over():
+                reason = f"not asked: {self._failures_in_a_row} requests before it failed in a row"
+                self._settle(key, Response(key, AnswerStatus.NOT_ASKED, reason=reason, created_at=now()))
+            else:
+                self._settle(key, await self._claimed(key, place, journal))
+
+    def _is_over(self) -> bool:
+        return self._failures_in_a_row >= FAILURES_IN_A_ROW
+
+    async def _claimed(self, key: str, place: int, journal: Journal) -> Response | None:
+        """Answer a request that nobody else is asking; ``None``: another process has stored its answer."""
+        while (claim := await journal.claim(key)) is Claim.TAKEN:
+            await asyncio.sleep(_CLAIM_POLL_S)
+        if claim is Claim.STORED:
+            return None
+        # a claim that a cancellation leaves behind goes when the run's owner retires
+        request = self._requests[place]
+        self._wall.check(request, self.endpoint)
+        asked = self._annotator
+        response, body = await send(request, self.endpoint, asked.retries, asked.timeout_s, self._is_over)
         if response.is_final:
-            await asyncio.to_thread(self._store.put, response, body)
-        self._prompt_tokens += response.prompt_tokens
-        self._completion_tokens += response.completion_tokens
+            await journal.put(response, body)
+        else:
+            await journal.release(key)
         return response
 
-    def _settle(self, response: Response) -> None:
-        self.outcomes[response.key] = response
-        askers = self._askers[response.key]
+    def _settle(self, key: str, response: Response | None) -> None:
+        askers = self._askers[key]
         self._done += askers
-        if not response.is_final:
+        if response is None or response.is_final:
+            self._failures_in_a_row = 0
+        else:
+            self.lost[key] = response
             self._failed += askers
             self._failures_in_a_row += response.status is not AnswerStatus.NOT_ASKED
-        else:
-            self._failures_in_a_row = 0
+        if response is not None:
+            self._prompt_tokens += response.prompt_tokens
+            self._completion_tokens += response.completion_tokens
         self._report()
 
     def _report(self) -> None:
@@ -150,7 +201,7 @@ class _Run:
                 done=self._done,
                 cached=self._cached,
                 failed=self._failed,
-                total=len(self.keys),
+                total=self._total,
                 prompt_tokens=self._prompt_tokens,
                 completion_tokens=self._completion_tokens,
                 elapsed_s=time.monotonic() - self._began,

@@ -6,12 +6,16 @@ import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+import httpx2
 import openai
 
 from estner_assets.llm.configuration import missing_configuration
+from estner_assets.llm.limits import Limits
 from estner_assets.llm.llama_server import running_server
 from estner_assets.settings import (
     AzureAnnotator,
@@ -47,6 +51,7 @@ class Endpoint:
     is_settled: bool = False
     runner: asyncio.Runner = field(default_factory=asyncio.Runner, repr=False)
     settling: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+    limits: Limits = field(default_factory=lambda: Limits(1), repr=False)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run the coroutine to its end; not to be called from inside an event loop."""
@@ -119,8 +124,15 @@ def _azure(annotator: AzureAnnotator) -> Endpoint:
 
 
 def _endpoint(annotator: LlmAnnotator, client: openai.AsyncOpenAI, host: str, key_env: str | None) -> Endpoint:
-    form = annotator.structured_output
-    return Endpoint(client, annotator.model, host, is_loopback(host), key_env, structured_output=form)
+    return Endpoint(
+        client,
+        annotator.model,
+        host,
+        is_loopback(host),
+        key_env,
+        structured_output=annotator.structured_output,
+        limits=Limits(annotator.concurrency, annotator.requests_per_minute, annotator.tokens_per_minute),
+    )
 
 
 def _options(annotator: LlmAnnotator, host: str) -> dict[str, Any]:
@@ -128,11 +140,33 @@ def _options(annotator: LlmAnnotator, host: str) -> dict[str, Any]:
 
     A redirect could lead a local request to another host, and so could a proxy from the environment.
     """
-    timeout = openai.Timeout(annotator.timeout_s, connect=min(CONNECT_TIMEOUT_S, annotator.timeout_s))
+    # reading has no time-out of its own: `sending` bounds the whole answer, also of a server that trickles
+    timeout = openai.Timeout(None, connect=min(CONNECT_TIMEOUT_S, annotator.timeout_s))
+    trusts_environment = not is_loopback(host)
+    # a transport of our own would not look for a proxy
+    spread = None if trusts_environment and getproxies() else Spread(annotator.concurrency)
     transport = openai.DefaultAsyncHttpx2Client(
-        timeout=timeout, follow_redirects=False, trust_env=not is_loopback(host)
+        timeout=timeout, follow_redirects=False, trust_env=trusts_environment, transport=spread
     )
     return {"max_retries": 0, "timeout": timeout, "http_client": transport}
+
+
+class Spread(httpx2.AsyncBaseTransport):
+    """Deals requests out to many small connection pools: one pool looks at all its connections for each request."""
+
+    def __init__(self, pools: int) -> None:
+        context = httpx2.create_ssl_context()
+        self._pools = [httpx2.AsyncHTTPTransport(verify=context) for _ in range(pools)]
+        self._next = cycle(self._pools)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send the request through the next pool; errors are the pool's."""
+        return await next(self._next).handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for pool in self._pools:
+            await pool.aclose()
 
 
 def _host(address: str) -> str:

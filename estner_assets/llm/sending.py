@@ -4,10 +4,11 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+import httpx2
 import openai
 
 from estner_assets.llm.completions import BrokenBody, Failure, read_completion, read_failure
@@ -17,8 +18,10 @@ from estner_assets.ner.parsing import AnswerStatus
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 FATAL = frozenset({401, 403, 404})
+OVERLOADED = frozenset({429, 503, 529})
+"""Statuses after which fewer requests are sent at once; time-outs count with them."""
+REFUSED = frozenset({429, 529})
 MAX_BACKOFF_S = 60.0
-_OWN_PARAMETERS = frozenset({"temperature", "seed", "max_tokens", "top_p", "response_format", "stop"})
 _WEAKER: Mapping[StructuredOutput, StructuredOutput] = {"json_schema": "json_object", "json_object": "none"}
 
 
@@ -29,57 +32,87 @@ class _Retry:
     status: AnswerStatus
     reason: str
     after_s: float | None = None
+    is_overload: bool = False
+    is_refusal: bool = False
+    """The server told us to come later, which is no fault of the request."""
 
 
 Answer: TypeAlias = tuple[Response, str]
 """A response and the server's body."""
 
 
-async def send(request: Request, endpoint: Endpoint, retries: int, timeout_s: float) -> Answer:
+def never() -> bool:
+    """Say that a run goes on."""
+    return False
+
+
+async def send(
+    request: Request, endpoint: Endpoint, retries: int, timeout_s: float, is_over: Callable[[], bool] = never
+) -> Answer:
     """Return what became of the request and the raw body (``""`` where there is none).
 
-    Tries again after rate limits, server errors, broken connections, time-outs and broken bodies, with
-    exponential backoff and jitter or as ``Retry-After`` says. Raises ``EndpointError`` for what no other
-    request would survive: a wrong key, no permission, an unknown model, an empty account.
+    Each try waits for its turn by the endpoint's limits. Tries again after rate limits, server errors, broken
+    connections, time-outs and broken bodies, with exponential backoff and jitter or, with all other requests, as
+    ``Retry-After`` says. A try that the server puts off (429, 529) does not count while it answers others. What
+    has its turn when ``is_over()`` is not asked any more. ``timeout_s`` bounds each try, in seconds. Raises
+    ``EndpointError`` for what no other request would survive: a wrong key, no permission, an unknown model, an
+    empty account.
     """
-    if endpoint.is_settled:
-        return await _send(request, endpoint, retries, timeout_s)
-    # The first request goes alone: it finds out which format the server takes, and whether the key is good
-    async with endpoint.settling:
-        result = await _send(request, endpoint, retries, timeout_s)
-        endpoint.is_settled = endpoint.is_settled or result[0].is_final
-    return result
+    if not endpoint.is_settled:
+        # The first request goes alone: it finds out which format the server takes, and whether the key is good
+        async with endpoint.settling:
+            if not endpoint.is_settled:
+                result = await _send(request, endpoint, retries, timeout_s, is_over)
+                endpoint.is_settled = endpoint.is_settled or result[0].is_final
+                return result
+    return await _send(request, endpoint, retries, timeout_s, is_over)
 
 
-async def _send(request: Request, endpoint: Endpoint, retries: int, timeout_s: float) -> Answer:
-    began = time.monotonic()
-    attempt = 0
-    while isinstance(outcome := await _negotiated(request, endpoint, timeout_s), _Retry):
-        attempt += 1
-        if attempt > retries:
-            reason = f"{outcome.reason} (after {attempt} tries)"
+async def _send(
+    request: Request, endpoint: Endpoint, retries: int, timeout_s: float, is_over: Callable[[], bool]
+) -> Answer:
+    limits = endpoint.limits
+    tries = counted = 0
+    while True:
+        answers = limits.answers
+        outcome = await _negotiated(request, endpoint, timeout_s, is_over)
+        if not isinstance(outcome, _Retry):
+            return outcome
+        tries += 1
+        # ends all the same: each try that does not count is paid with another request's answer
+        counted += not (outcome.is_refusal and limits.answers > answers)
+        if counted > retries:
+            reason = f"{outcome.reason} (after {tries} tries)"
             return Response(request.key, outcome.status, reason=reason, created_at=now()), ""
-        await asyncio.sleep(_pause_s(attempt, outcome, endpoint.backoff_s))
-    response, body = outcome
-    return replace(response, latency_s=round(time.monotonic() - began, 3), created_at=now()), body
+        await asyncio.sleep(_pause_s(tries, outcome, endpoint.backoff_s))
+
+
+def _size(request: Request) -> tuple[int, int]:
+    """Return the characters of a request, and the tokens that its answer may have."""
+    answer_tokens = request.parameters.get("max_tokens")
+    characters = sum(len(message.content) for message in request.messages)
+    return characters, answer_tokens if isinstance(answer_tokens, int) else 0
 
 
 def _pause_s(attempt: int, retry: _Retry, backoff_s: float) -> float:
     if retry.after_s is not None:
-        return retry.after_s
+        # a pause for all, this one too: it stands in the limits
+        return 0.0 if retry.is_overload else retry.after_s
     # the jitter keeps workers that failed together from coming back together
     exponential = backoff_s * 2.0 ** (attempt - 1)
     return min(MAX_BACKOFF_S, exponential) * random.uniform(0.5, 1.5)
 
 
-async def _negotiated(request: Request, endpoint: Endpoint, timeout_s: float) -> Answer | _Retry:
+async def _negotiated(
+    request: Request, endpoint: Endpoint, timeout_s: float, is_over: Callable[[], bool]
+) -> Answer | _Retry:
     """Try the endpoint's output format, then weaker ones; keep for the endpoint the first that it takes."""
     form: StructuredOutput | None = endpoint.structured_output
     refused: Failure | None = None
     while form is not None:
-        outcome = await _once(request, endpoint, form, timeout_s)
+        outcome = await _in_turn(request, endpoint, form, timeout_s, is_over)
         if not isinstance(outcome, Failure):
-            if refused and not isinstance(outcome, _Retry):
+            if refused and not isinstance(outcome, _Retry) and outcome[0].is_final:
                 endpoint.structured_output = form
             return outcome
         refused = refused or outcome
@@ -87,6 +120,29 @@ async def _negotiated(request: Request, endpoint: Endpoint, timeout_s: float) ->
     assert refused is not None
     reason = f"the server refused the request ({refused.status_code}): {endpoint.redacted(refused.message)}"
     return Response(request.key, AnswerStatus.FAILED, reason=reason), ""
+
+
+async def _in_turn(
+    request: Request, endpoint: Endpoint, form: StructuredOutput, timeout_s: float, is_over: Callable[[], bool]
+) -> Answer | _Retry | Failure:
+    """Wait for a turn, send once, and let the limits learn from it."""
+    limits = endpoint.limits
+    turn = await limits.turn(*_size(request))
+    try:
+        if is_over():
+            reason = "not asked: too many requests before it failed in a row"
+            return Response(request.key, AnswerStatus.NOT_ASKED, reason=reason, created_at=now()), ""
+        began = time.monotonic()
+        outcome = await _once(request, endpoint, form, timeout_s)
+        if isinstance(outcome, _Retry) and outcome.is_overload:
+            limits.overloaded(turn, outcome.after_s)
+        if isinstance(outcome, _Retry | Failure):
+            return outcome
+        response, body = outcome
+        limits.answered(turn, response.prompt_tokens, response.completion_tokens)
+        return replace(response, latency_s=round(time.monotonic() - began, 3), created_at=now()), body
+    finally:
+        limits.end(turn)
 
 
 async def _once(
@@ -100,8 +156,9 @@ async def _once(
             body = await _body(request, endpoint, form)
         return read_completion(body, empty), body
     except (openai.APITimeoutError, TimeoutError):
-        return _Retry(AnswerStatus.TIMED_OUT, f"no answer within {timeout_s:g} s")
+        return _Retry(AnswerStatus.TIMED_OUT, f"no answer within {timeout_s:g} s", is_overload=True)
     except openai.APIStatusError as error:
+        endpoint.limits.learn(error.response.headers.raw)
         failure = read_failure(error.status_code, error.response.headers, error.body or error.response.text)
         return _judged(failure, endpoint, empty)
     except openai.APIConnectionError as error:
@@ -120,7 +177,8 @@ def _judged(failure: Failure, endpoint: Endpoint, empty: Response) -> Answer | _
         return replace(empty, status=AnswerStatus.FILTERED, reason=reason), failure.message
     if failure.status_code in RETRIED or failure.status_code >= 500:
         reason = f"status {failure.status_code}: {endpoint.redacted(failure.message)}"
-        return _Retry(AnswerStatus.FAILED, reason, failure.retry_after_s)
+        is_overload, is_refusal = failure.status_code in OVERLOADED, failure.status_code in REFUSED
+        return _Retry(AnswerStatus.FAILED, reason, failure.retry_after_s, is_overload, is_refusal)
     return failure
 
 
@@ -142,13 +200,13 @@ async def _body(request: Request, endpoint: Endpoint, form: StructuredOutput) ->
         parameters.pop("response_format", None)
     elif form == "json_object" and "response_format" in parameters:
         parameters["response_format"] = {"type": "json_object"}
-    known: dict[str, Any] = {name: value for name, value in parameters.items() if name in _OWN_PARAMETERS}
-    messages: Any = [{"role": message.role, "content": message.content} for message in request.messages]
-    raw = await endpoint.client.chat.completions.with_raw_response.create(
-        model=endpoint.model,
-        messages=messages,
-        # what the SDK does not know, such as llama.cpp's grammar
-        extra_body={name: value for name, value in parameters.items() if name not in known} or None,
-        **known,
+    messages = [{"role": message.role, "content": message.content} for message in request.messages]
+    # not chat.completions.create: it takes twice the time, most of it for types that nobody reads
+    response = await endpoint.client.post(
+        "/chat/completions",
+        cast_to=httpx2.Response,
+        body={"model": endpoint.model, "messages": messages, **parameters},
+        options={"security": {"bearer_auth": True}},
     )
-    return str(raw.http_response.text)
+    endpoint.limits.learn(response.headers.raw)
+    return response.text

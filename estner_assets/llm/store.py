@@ -1,10 +1,14 @@
 """The responses of LLMs on disk: what was paid for is never asked again, whatever happens to the process."""
 
+import asyncio
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import astuple, fields
+from dataclasses import dataclass, fields
+from enum import Enum
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 
@@ -26,10 +30,23 @@ create table if not exists responses (
 create table if not exists claims (key text primary key, owner text not null) strict, without rowid;
 """
 _COLUMNS = ", ".join(field.name for field in fields(Response))
+_values = attrgetter(*(field.name for field in fields(Response)))
+_PUT = (
+    f"insert or replace into responses ({_COLUMNS}, raw_body) values ({', '.join('?' * (len(fields(Response)) + 1))})"
+)
+_RELEASE = "delete from claims where key = ? and owner = ?"
 
 
 class StoreError(RuntimeError):
     """A response store that cannot be used; the message says what to do."""
+
+
+class Claim(Enum):
+    """What became of a claim: it is ours, another living owner has it, or there is nothing left to ask."""
+
+    OURS = "ours"
+    TAKEN = "taken"
+    STORED = "stored"
 
 
 class ResponseStore:
@@ -88,17 +105,24 @@ class ResponseStore:
                 found |= {row[0]: Response(row[0], AnswerStatus(row[1]), *row[2:]) for row in rows}
         return found
 
+    def known(self, keys: Sequence[str]) -> set[str]:
+        """Return those keys that have a response, without reading it."""
+        found: set[str] = set()
+        with self._lock:
+            for start in range(0, len(keys), _KEYS_A_QUERY):
+                some = keys[start : start + _KEYS_A_QUERY]
+                marks = ", ".join("?" * len(some))
+                found.update(
+                    key
+                    for (key,) in self._connection.execute(f"select key from responses where key in ({marks})", some)
+                )
+        return found
+
     def put(self, response: Response, raw_body: str) -> None:
         """Store a final response with the server's body; it is on disk when this returns."""
-        if not response.is_final:
-            raise ValueError(f"a response that {response.status} is not final; storing it would stop the next try")
-        values = [_storable(value) for value in astuple(response)]
+        _check_final(response)
         with self._transaction() as connection:
-            marks = ", ".join("?" * (len(values) + 1))
-            connection.execute(
-                f"insert or replace into responses ({_COLUMNS}, raw_body) values ({marks})",
-                [*values, _storable(raw_body)],
-            )
+            connection.execute(_PUT, _row(response, raw_body))
 
     def raw_body(self, key: str) -> str | None:
         """Return what the server sent for this key, to the letter."""
@@ -109,17 +133,39 @@ class ResponseStore:
     def claim(self, key: str, owner: str) -> bool:
         """Say that ``owner`` asks for this key now; return ``False`` while another living owner does."""
         self._keep_alive(owner)
-        with self._transaction() as connection:
-            row = connection.execute("select owner from claims where key = ?", [key]).fetchone()
-            if row is not None and row[0] != owner and self._is_alive(row[0]):
-                return False
-            connection.execute("insert or replace into claims (key, owner) values (?, ?)", [key, owner])
+        with self._transaction():
+            return self._claim(key, owner)
+
+    def _claim(self, key: str, owner: str) -> bool:
+        row = self._connection.execute("select owner from claims where key = ?", [key]).fetchone()
+        if row is not None and row[0] != owner and self._is_alive(row[0]):
+            return False
+        self._connection.execute("insert or replace into claims (key, owner) values (?, ?)", [key, owner])
         return True
 
     def release(self, key: str, owner: str) -> None:
         """Take the claim back; a claim of somebody else stays."""
         with self._transaction() as connection:
-            connection.execute("delete from claims where key = ? and owner = ?", [key, owner])
+            connection.execute(_RELEASE, [key, owner])
+
+    def commit(
+        self, owner: str, puts: Sequence[tuple[Response, str]], releases: Sequence[str], claims: Sequence[str]
+    ) -> dict[str, Claim]:
+        """Do at once what ``put``, ``release`` and ``claim`` do one by one, and say what became of the claims.
+
+        A put releases its key, too. All is on disk when this returns.
+        """
+        self._keep_alive(owner)
+        with self._transaction() as connection:
+            connection.executemany(_PUT, [_row(response, raw_body) for response, raw_body in puts])
+            freed = [*releases, *(response.key for response, _ in puts)]
+            connection.executemany(_RELEASE, [(key, owner) for key in freed])
+            # looked up under the claim: another process may have answered since the run began
+            stored = self.known(claims)
+            return {key: Claim.STORED if key in stored else self._tried(key, owner) for key in claims}
+
+    def _tried(self, key: str, owner: str) -> Claim:
+        return Claim.OURS if self._claim(key, owner) else Claim.TAKEN
 
     def _keep_alive(self, owner: str) -> None:
         with self._lock:
@@ -167,6 +213,107 @@ class ResponseStore:
         self.close()
 
 
+def _check_final(response: Response) -> None:
+    if not response.is_final:
+        raise ValueError(f"a response that {response.status} is not final; storing it would stop the next try")
+
+
+def _row(response: Response, raw_body: str) -> list[object]:
+    return [_storable(value) for value in (*_values(response), raw_body)]
+
+
 def _storable(value: object) -> object:
+    if isinstance(value, AnswerStatus):
+        return value.value
     # a lone surrogate has no UTF-8 and would make SQLite refuse the row
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "replace").decode()
+    return value
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What a worker wants of the store, and where it waits: a claim, a release, or with ``put`` a response."""
+
+    key: str
+    done: "asyncio.Future[Claim]"
+    is_claim: bool = False
+    put: tuple[Response, str] | None = None
+
+
+class Journal:
+    """Groups what many workers want of a store into few transactions; each waits until its own is on disk.
+
+    A transaction starts when ``size`` wishes wait, or the first has waited for ``linger_s`` seconds; while one is
+    written the next ones gather. Used on one event loop, writes in a thread of its own.
+    """
+
+    def __init__(self, store: ResponseStore, owner: str, size: int, linger_s: float) -> None:
+        self._store, self._owner, self._size, self._linger_s = store, owner, size, linger_s
+        self._wishes: list[_Wish] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_writing = False
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, "journal")
+
+    async def claim(self, key: str) -> Claim:
+        """Claim a key that has no response yet."""
+        return await self._wish(_Wish(key, self._loop.create_future(), is_claim=True))
+
+    async def release(self, key: str) -> None:
+        """Take a claim back."""
+        await self._wish(_Wish(key, self._loop.create_future()))
+
+    async def put(self, response: Response, raw_body: str) -> None:
+        """Store a final response, and take the claim of its key back."""
+        _check_final(response)
+        await self._wish(_Wish(response.key, self._loop.create_future(), put=(response, raw_body)))
+
+    def close(self) -> None:
+        """Store what still waits to be stored, also when its worker was cancelled: it was paid for."""
+        if self._timer is not None:
+            self._timer.cancel()
+        # first the transaction under way: nothing may claim after this
+        self._thread.shutdown(wait=True)
+        puts = [wish.put for wish in self._wishes if wish.put]
+        self._wishes = []
+        if puts:
+            self._store.commit(self._owner, puts, [], [])
+
+    async def _wish(self, wish: _Wish) -> Claim:
+        self._wishes.append(wish)
+        self._consider()
+        return await wish.done
+
+    def _consider(self) -> None:
+        if self._is_writing or not self._wishes:
+            return
+        if len(self._wishes) >= self._size:
+            self._write()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(self._linger_s, self._write)
+
+    def _write(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wishes, self._wishes, self._is_writing = self._wishes, [], True
+        puts = [wish.put for wish in wishes if wish.put]
+        claims = [wish.key for wish in wishes if wish.is_claim]
+        releases = [wish.key for wish in wishes if not wish.is_claim and not wish.put]
+        work = self._loop.run_in_executor(self._thread, self._store.commit, self._owner, puts, releases, claims)
+        work.add_done_callback(lambda done: self._written(wishes, done))
+
+    def _written(self, wishes: list[_Wish], work: "asyncio.Future[dict[str, Claim]]") -> None:
+        self._is_writing = False
+        error = None if work.cancelled() else work.exception()
+        for wish in wishes:
+            if wish.done.done():
+                continue  # its worker was cancelled
+            if work.cancelled():
+                wish.done.cancel()
+            elif error is not None:
+                wish.done.set_exception(error)
+            else:
+                wish.done.set_result(work.result().get(wish.key, Claim.OURS))
+        self._consider()
