@@ -19,7 +19,7 @@ from estner_assets.resources.locks import file_lock
 
 URL = "ESTNER_TEST_LLM_URL"
 CELL_ASSETS = {"annotations", "ner_models", "predictions", "evaluation", "learning_curves"}
-FINAL_ASSETS = {"leaderboard", "agreement", "report"}
+FINAL_ASSETS = {"leaderboard", "agreement", "reliability", "report"}
 
 
 def answer_as_told(question: Question) -> Reply:

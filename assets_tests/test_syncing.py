@@ -53,7 +53,7 @@ def test_an_edited_prompt_is_seen_on_every_asset_that_it_reaches(copied: Path, i
     stale = out_of_sync(second)
     assert set(stale) == {
         *("prompts", "annotations", "ner_models", "predictions", "evaluation", "learning_curves"),
-        *("leaderboard", "agreement", "report"),
+        *("leaderboard", "agreement", "reliability", "report"),
     }
     assert stale["prompts"].startswith("prompts[second]: stale, prompt second changed ")
     assert stale["annotations"].startswith("annotations[stub/second]: stale, upstream prompts[second]. To mend it, run")

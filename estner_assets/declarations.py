@@ -19,6 +19,7 @@ from estner_assets.ner.prompts import EntityText, ExampleText, PromptError, Prom
 from estner_assets.settings import (
     NO_PROMPT,
     Annotator,
+    ConsensusAnnotator,
     Entity,
     Example,
     LexiconAnnotator,
@@ -337,18 +338,32 @@ class _Reader:
                     self._add(path, f"{key}.score_on_gold", "only an annotator on this machine may read gold notes")
                 allowed = sorted(prompts)
             else:
+                if annotator.score_on_gold and not isinstance(annotator, LexiconAnnotator):
+                    self._add(path, f"{key}.score_on_gold", f"a {annotator.kind} cannot be asked about gold notes")
                 allowed = [NO_PROMPT]
             for prompt in annotator.prompts:
                 if prompt not in allowed:
                     self._add(path, f"{key}.prompts", f"unknown prompt {prompt!r}; allowed: {', '.join(allowed)}")
             self._check_replicates(path, annotator, prompts)
             self._check_annotator_file(path, key, annotator)
+            if isinstance(annotator, ConsensusAnnotator):
+                self._check_members(path, key, annotator, annotators)
 
     def _check_replicates(self, path: Path, annotator: Annotator, prompts: Mapping[str, Prompt]) -> None:
         for prompt in (prompts[key] for key in annotator.prompts if key in prompts):
             if isinstance(annotator, LlmAnnotator) and annotator.temperature == 0 and prompt.replicates > 1:
                 same = f"is 0, so that the {prompt.replicates} replicates of {prompt.key} are the same answer"
                 self._add(path, f"{annotator.key}.temperature", f"{same}; raise it, or choose another prompt")
+
+    def _check_members(
+        self, path: Path, key: str, consensus: ConsensusAnnotator, annotators: Mapping[str, Annotator]
+    ) -> None:
+        allowed = [
+            name for name, one in annotators.items() if not isinstance(one, ConsensusAnnotator | ReferenceAnnotator)
+        ]
+        for member in consensus.members:
+            if member not in allowed:
+                self._add(path, f"{key}.members", f"{member!r} cannot vote; allowed: {', '.join(allowed)}")
 
     def _check_annotator_file(self, path: Path, key: str, annotator: Annotator) -> None:
         match annotator:

@@ -42,9 +42,10 @@ NODES: Mapping[str, Node] = {
             settings=("entities", "annotation"),
             partitions="cell",
         ),
+        Node("consensus", inputs=("annotations", "annotators"), settings=("entity_names",), partitions="cell"),
         Node(
             "ner_models",
-            inputs=("annotations",),
+            inputs=("annotations", "consensus"),
             settings=("entity_names", "tagger"),
             partitions="cell",
         ),
@@ -62,15 +63,16 @@ NODES: Mapping[str, Node] = {
         ),
         Node(
             "learning_curves",
-            inputs=("annotations", "gold_documents", "gold_spans"),
+            inputs=("annotations", "consensus", "gold_documents", "gold_spans"),
             settings=("entity_names", "tagger", "learning_curves"),
             partitions="cell",
         ),
         Node("leaderboard", inputs=("evaluation", "ner_models"), settings=("entity_names", "cells")),
         Node("agreement", inputs=("annotations",), settings=("entity_names",)),
+        Node("reliability", inputs=("annotations",), settings=("entity_names",)),
         Node(
             "report",
-            inputs=("leaderboard", "agreement", "learning_curves", "originality", "generator"),
+            inputs=("leaderboard", "agreement", "reliability", "learning_curves", "originality", "generator"),
             settings=("report",),
         ),
     )

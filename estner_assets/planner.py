@@ -15,7 +15,7 @@ from estner_assets.llm.configuration import missing_configuration
 from estner_assets.reasons import Difference, differences, reasons
 from estner_assets.resources.lineage import Input, Materialization, Partition, SettingVersion
 from estner_assets.resources.warehouse import Warehouse
-from estner_assets.settings import NO_PROMPT, LlmAnnotator, ReferenceAnnotator
+from estner_assets.settings import NO_PROMPT, ConsensusAnnotator, LlmAnnotator, ReferenceAnnotator
 from estner_assets.versions import KEYED_SETTINGS, content_version, setting
 
 State = Mapping[Partition, Materialization]
@@ -80,7 +80,13 @@ class Planner:
             case "annotator":
                 return [Partition(node.name, annotator=key) for key in self.declarations.annotators]
             case "cell":
-                return [Partition(node.name, cell.annotator, cell.prompt) for cell in self.declarations.cells]
+                cells = (cell for cell in self.declarations.cells if self._is_made(node.name, cell))
+                return [Partition(node.name, cell.annotator, cell.prompt) for cell in cells]
+
+    def _is_made(self, asset: str, cell: Cell) -> bool:
+        """Whether a cell has a partition of this asset: it is annotated, or agreed on from others' annotations."""
+        is_consensus = isinstance(self.declarations.annotators[cell.annotator], ConsensusAnnotator)
+        return asset not in ("annotations", "consensus") or is_consensus == (asset == "consensus")
 
     def inputs(self, partition: Partition) -> Iterator[Partition]:
         """Yield the asset partitions that a partition is made from."""
@@ -101,14 +107,20 @@ class Planner:
                 yield Partition(node.name, prompt=partition.prompt)
             case "annotator":
                 yield Partition(node.name, annotator=partition.annotator)
+            case "cell" if partition.asset == "consensus":
+                consensus = self.declarations.annotators[partition.annotator]
+                assert isinstance(consensus, ConsensusAnnotator)
+                yield from (one for one in self.partitions(node) if one.annotator in consensus.members)
             case "cell" if NODES[partition.asset].partitions == "cell":
-                yield Partition(node.name, partition.annotator, partition.prompt)
+                if self._is_made(node.name, Cell(partition.annotator, partition.prompt)):
+                    yield Partition(node.name, partition.annotator, partition.prompt)
             case "cell":
                 yield from self.partitions(node)
 
     def is_fan_in(self, partition: Partition, source: Partition) -> bool:
-        """Whether a partition gathers all cells of an input, of which some may still be missing."""
-        return NODES[source.asset].partitions == "cell" and NODES[partition.asset].partitions == "none"
+        """Whether a partition gathers many cells of an input, of which some may still be missing."""
+        gathers = NODES[partition.asset].partitions == "none" or partition.asset == "consensus"
+        return gathers and NODES[source.asset].partitions == "cell"
 
     def setting_versions(self, partition: Partition) -> list[SettingVersion]:
         """Return the settings that reach a partition."""
@@ -213,12 +225,23 @@ class Planner:
 
 
 def missing_configurations(declarations: Declarations) -> dict[Cell, str]:
-    """Return the profile's cells whose annotator cannot run here, with what is missing."""
-    missing: dict[str, str | None] = {}
+    """Return the profile's cells that cannot be made here, with what is missing."""
+    missing: dict[Cell, str] = {}
     for key in declarations.profile.annotation.annotators:
         annotator = declarations.annotators[key]
-        missing[key] = missing_configuration(annotator) if isinstance(annotator, LlmAnnotator) else None
-    return {cell: text for cell in declarations.cells if (text := missing[cell.annotator])}
+        text = missing_configuration(annotator) if isinstance(annotator, LlmAnnotator) else None
+        if text:
+            missing |= {cell: text for cell in declarations.cells if cell.annotator == key}
+    for cell in declarations.cells:
+        annotator = declarations.annotators[cell.annotator]
+        if isinstance(annotator, ConsensusAnnotator):
+            voters = [one for one in declarations.cells if one.annotator in annotator.members and one not in missing]
+            if len(voters) < annotator.least_voters:
+                missing[cell] = (
+                    f"{annotator.method} needs {annotator.least_voters} cells, {len(voters)} of "
+                    f"{', '.join(annotator.members)} can be made here"
+                )
+    return missing
 
 
 def _key_of(partition: Partition) -> str | Cell | None:

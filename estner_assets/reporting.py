@@ -27,6 +27,7 @@ def write_report(
     title: str,
     leaderboard: Sequence[Row],
     agreement: Sequence[Row],
+    reliability: Sequence[Row],
     curves: Sequence[Row],
     originality: Sequence[Row],
     generator: Row,
@@ -36,6 +37,7 @@ def write_report(
     sections = {
         "Leaderboard": ("Strict span scores on the gold notes, best first.", _without(leaderboard)),
         "Agreement": ("How far cells mark the same on the notes that both annotated.", _without(agreement)),
+        "Reliability": ("How far all cells agree, with chance taken out.", _without(reliability)),
         "Learning curves": ("Mean strict F1 by number of annotated notes.", _curve_means(curves)),
         "Originality": ("What became of the synthetic notes.", _decisions(originality)),
         "Generator": ("The model that wrote the notes.", [_generator(generator)]),

@@ -200,6 +200,21 @@ class ReferenceAnnotator(AnnotatorBase):
     spans: str
 
 
+class ConsensusAnnotator(AnnotatorBase):
+    """What the cells of several annotators agree on; nobody is asked. All cells of each member vote."""
+
+    kind: Literal["consensus"]
+    members: Annotated[list[Key], Field(min_length=1)]
+    method: Literal["majority", "dawid_skene"] = "dawid_skene"
+    min_confidence: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Mentions of less confidence are left out: of the weighted votes, or of the posterior probability."""
+
+    @property
+    def least_voters(self) -> int:
+        """Of two voters Dawid and Skene's method cannot tell who errs."""
+        return 3 if self.method == "dawid_skene" else 2
+
+
 class LlmAnnotator(AnnotatorBase):
     """What every LLM has. Keys come from environment variables, never from a declaration."""
 
@@ -216,6 +231,13 @@ class LlmAnnotator(AnnotatorBase):
     structured_output: Literal["json_schema", "json_object", "none"] = "json_schema"
     price: Annotated[Price | None, BeforeValidator(_free)] = None
     """Wins over ``prices.yaml``; ``free`` for a server of one's own."""
+    mode: Literal["chat", "batch"] = "chat"
+    """``batch``: files of many questions for half the price, answered within a day (OpenAI's Batch API)."""
+    batch_requests: Annotated[int, Field(ge=1, le=50_000)] = 50_000
+    """At most so many questions in one batch; fewer where the provider limits the tokens of waiting batches."""
+    batch_poll_s: PositiveFloat = 60.0
+    batch_max_wait_s: Annotated[float, Field(ge=0)] = 90_000.0
+    """A build that has waited so long leaves the answers to the next one; 0 submits and goes on."""
 
 
 class OpenAIAnnotator(LlmAnnotator):
@@ -256,10 +278,17 @@ class LlamaCppAnnotator(LlmAnnotator):
     context_tokens: PositiveInt = 2048
     threads: PositiveInt = 2
     concurrency: PositiveInt = 1
+    mode: Literal["chat"] = "chat"
 
 
 Annotator = Annotated[
-    LexiconAnnotator | ReferenceAnnotator | OpenAIAnnotator | AzureAnnotator | CompatibleAnnotator | LlamaCppAnnotator,
+    LexiconAnnotator
+    | ReferenceAnnotator
+    | ConsensusAnnotator
+    | OpenAIAnnotator
+    | AzureAnnotator
+    | CompatibleAnnotator
+    | LlamaCppAnnotator,
     Field(discriminator="kind"),
 ]
 

@@ -24,6 +24,10 @@ _ANNOTATOR_OPERATION = {
     "api_key_env",
     "threads",
     "price",
+    "mode",
+    "batch_requests",
+    "batch_poll_s",
+    "batch_max_wait_s",
 }
 # A prompt that does not use what came later means what it meant before.
 _LATER_PROMPT_FIELDS = {

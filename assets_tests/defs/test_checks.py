@@ -86,6 +86,7 @@ MENTION = {
     "start_char": 0,
     "end_char": 4,
     "text": "Enap",
+    "confidence": None,
 }
 
 
@@ -95,6 +96,9 @@ MENTION = {
         ([answer("a", "annotated", None, []), answer("b", "refused", "it said no", [])], True),
         ([answer("a", "refused", None, [])], False),
         ([answer("a", "malformed", "no JSON", [MENTION])], False),
+        ([answer("a", "annotated", None, [MENTION, MENTION | {"grounding": "ambiguous"}])], True),
+        ([answer("a", "annotated", None, [MENTION | {"grounding": "guessed"}])], False),
+        ([answer("a", "vanished", "no such status", [])], False),
     ],
 )
 def test_trap_11_every_note_is_accounted_for(project: Project, rows: list[Row], passed: bool) -> None:
@@ -113,7 +117,7 @@ def test_declared_rules_find_broken_rows(project: Project) -> None:
     assert list(broken_rules(project.warehouse, table)) == [
         "annotations: (annotator, prompt, note_id) is not unique, for example ['lexicon', 'none', 'a']",
         "annotations.status: 'vanished' is not one of annotated, refused, malformed, truncated, filtered, "
-        "timed_out, failed, not_asked",
+        "timed_out, failed, over_budget, pending",
     ]
     spans = project.declarations.tables["gold_spans"]
     orphan = {"document_id": "nobody", "start_char": 0, "end_char": 4, "label": "DRUG", "text": "Enap"}

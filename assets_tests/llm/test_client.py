@@ -1,24 +1,28 @@
 """Laws of asking: retries, limits, the store, and giving up."""
 
+import asyncio
 import logging
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from assets_tests.llm.conftest import SECRET, FakeServer, annotator, request
 from assets_tests.llm.fake_openai import Question, Reply, completion, error, in_turn
-from estner_assets.llm.client import FAILURES_IN_A_ROW, Progress, answer
+from estner_assets.llm import client
+from estner_assets.llm.client import FAILURES_IN_A_ROW, KEYS_AT_ONCE, Progress, answer
 from estner_assets.llm.endpoints import EndpointError, open_endpoint
 from estner_assets.llm.requests import Request, Response
-from estner_assets.llm.store import ResponseStore
+from estner_assets.llm.store import Claim, Journal, ResponseStore
 from estner_assets.llm.wall import Wall
 from estner_assets.ner.parsing import AnswerStatus
-from estner_assets.settings import LlmAnnotator
+from estner_assets.settings import AzureAnnotator, LlmAnnotator
 
 GOOD = completion("{}")
 
@@ -212,7 +216,7 @@ def test_a_dead_server_is_not_asked_to_the_end(serve: FakeServer, store: Respons
     fake = serve(in_turn(error(500, "oops")))
     responses, seen = ask([request(str(number)) for number in range(60)], store, annotator(retries=0))
     statuses = [response.status for response in responses]
-    assert set(statuses) == {AnswerStatus.FAILED, AnswerStatus.NOT_ASKED}
+    assert set(statuses) == {AnswerStatus.FAILED, AnswerStatus.PENDING}
     assert FAILURES_IN_A_ROW <= statuses.count(AnswerStatus.FAILED) == len(fake.questions) < 35
     assert (seen[-1].done, seen[-1].failed) == (60, 60)
 
@@ -286,3 +290,133 @@ def test_two_processes_do_not_ask_the_same(serve: FakeServer, store: ResponseSto
     processes = [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     assert sorted(fake.notes()) == sorted(map(str, range(30)))
+
+
+def test_asking_returns_only_what_is_not_stored(serve: FakeServer, store: ResponseStore) -> None:
+    """Of many requests those come back, by key, that failed; the others are in the store."""
+    serve(lambda q: error(500, "oops") if q["messages"][0]["content"] == "b" else GOOD)
+    requests = [request(text) for text in "abcb"]
+    with open_endpoint(asker := annotator(retries=0), print) as endpoint:
+        lost = client.ask(requests, endpoint, asker, store, Wall({}), lambda progress: None)
+    failed = request("b").key
+    assert [(key, one.reason) for key, one in lost.items()] == [(failed, "status 500: oops (after 1 tries)")]
+    assert store.known([one.key for one in requests]) == {request("a").key, request("c").key}
+
+
+class Rendered(Sequence[Request]):
+    """Requests that are made when they are looked at; counts how many are alive."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self.alive, self.most_alive = count, 0, 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Request:  # type: ignore[override]
+        if index >= self._count:
+            raise IndexError(index)
+        made = request(str(index))
+        self.alive += 1
+        self.most_alive = max(self.most_alive, self.alive)
+        weakref.finalize(made, self._gone)
+        return made
+
+    def _gone(self) -> None:
+        self.alive -= 1
+
+
+def test_few_requests_are_held_at_once(serve: FakeServer, store: ResponseStore) -> None:
+    """However many there are, only those under way are rendered, and none is kept."""
+    serve(lambda q: GOOD)
+    requests = Rendered(3 * KEYS_AT_ONCE)
+    puts = [(Response(request(str(one)).key, AnswerStatus.ANNOTATED, "{}"), "{}") for one in range(1400)]
+    store.commit("earlier", puts, [], [])
+    with open_endpoint(asker := annotator(), print) as endpoint:
+        lost = client.ask(requests, endpoint, asker, store, Wall({}), lambda progress: None)
+    assert (lost, requests.most_alive < 20, requests.alive) == ({}, True, 0)
+
+
+def test_only_the_first_request_goes_alone(serve: FakeServer, store: ResponseStore) -> None:
+    """When the first answer is there, as many as are allowed are sent together."""
+    at_once: list[int] = []
+
+    def reply(question: Question) -> Reply:
+        at_once.append(fake.at_once)
+        return replace(GOOD, delay_s=0.3)
+
+    fake = serve(reply)
+    ask([request(str(number)) for number in range(9)], store, annotator(concurrency=8))
+    assert at_once == [1, 1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("kind", ["openai_compatible", "azure_openai"])
+def test_all_requests_go_where_the_first_went(
+    kind: str, serve: FakeServer, store: ResponseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later requests have the path and the headers of the one that the SDK built, but for its telemetry."""
+    fake = serve(lambda q: GOOD)
+    asker: LlmAnnotator = annotator(concurrency=1)
+    if kind == "azure_openai":
+        monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", fake.url.removesuffix("/v1"))
+        monkeypatch.setenv("AZURE_OPENAI_API_KEY", SECRET)
+        asker = AzureAnnotator.model_validate(
+            {"key": "a", "title": "A", "prompts": ["p"], "kind": kind, "model": "mine", "api_version": "2024-10-21"}
+        )
+    ask([request(text) for text in ("first", "second õ")], store, asker)
+    assert fake.notes() == ["first", "second õ"]
+    first, second = (
+        {name.lower(): value for name, value in found.items() if name.lower() != "content-length"}
+        for found in fake.headers
+    )
+    assert fake.paths[0] == fake.paths[1]
+    assert second == {name: value for name, value in first.items() if not name.startswith("x-stainless-")}
+    assert SECRET in second["api-key" if kind == "azure_openai" else "authorization"]
+
+
+def test_a_proxy_is_used_for_other_hosts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests to this machine have connections of their own; where a proxy is set, others are left to the SDK."""
+    monkeypatch.setenv("FAKE_API_KEY", SECRET)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    found = []
+    for address in ("http://127.0.0.1:9/v1", "https://llm.invalid/v1"):
+        monkeypatch.setenv("FAKE_BASE_URL", address)
+        with open_endpoint(annotator(), print) as endpoint:
+            found.append(endpoint.spread is None)
+    assert found == [False, True]
+
+
+def test_what_waits_for_the_disk_is_stored_when_the_run_ends(store: ResponseStore) -> None:
+    """An answer whose worker was cancelled before it was written is written all the same, and claims nothing."""
+    response = Response("k", AnswerStatus.ANNOTATED, "{}")
+
+    async def cancelled() -> None:
+        journal = Journal(store, "owner", size=100, linger_s=60.0)
+        tasks = [asyncio.create_task(journal.put(response, "{}")), asyncio.create_task(journal.claim("other"))]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        journal.close()
+
+    asyncio.run(cancelled())
+    assert (store.get_many(["k", "other"]), store.claim("other", "heir")) == ({"k": response}, True)
+
+
+def test_wishes_are_granted_together(store: ResponseStore) -> None:
+    """Claims, answers and releases that wait together are written together; each hears what became of it."""
+    with ResponseStore(store.path) as other:
+        other.claim("theirs", "somebody")
+        store.put(Response("stored", AnswerStatus.ANNOTATED), "")
+        store.claim("left", "owner")
+
+        async def wishes() -> list[object]:
+            journal = Journal(store, "owner", size=5, linger_s=60.0)
+            claims = [journal.claim(key) for key in ("free", "theirs", "stored")]
+            put = journal.put(Response("new", AnswerStatus.ANNOTATED), "raw")
+            found = await asyncio.gather(*claims, put, journal.release("left"))
+            journal.close()
+            return list(found)
+
+        assert asyncio.run(wishes()) == [Claim.OURS, Claim.TAKEN, Claim.STORED, None, None]
+        assert (other.raw_body("new"), other.claim("left", "heir"), other.claim("free", "heir")) == ("raw", True, False)
+        store.retire("owner")

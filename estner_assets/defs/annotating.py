@@ -9,7 +9,7 @@ import dagster as dg
 from estner_assets.defs.step import Step
 from estner_assets.ner.grounding import Answered, Grounding, ground, spans_of
 from estner_assets.ner.languages import language
-from estner_assets.ner.parsing import AnswerStatus
+from estner_assets.ner.parsing import AnswerStatus, Mention
 from estner_assets.ner.spans import Span
 from estner_assets.resources.gold import read_doccano
 from estner_assets.resources.records import SourceError
@@ -34,6 +34,7 @@ def annotate(step: Step) -> list[Row]:
     if isinstance(annotator, LexiconAnnotator):
         spans = _lexicon_spans(step, annotator, [note["text"] for note in notes])
         return [_ruled_row(note, "vetted_notes", found) for note, found in zip(notes, spans, strict=True)]
+    assert isinstance(annotator, LlmAnnotator)
     return _llm_rows(step, annotator, notes, "vetted_notes")
 
 
@@ -120,6 +121,7 @@ def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], source:
             store,
             {row["note_id"]: row["text_sha256"] for row in vetted},
             step.progress,
+            step.profile.language,
         )
     _check_answered(step, answers)
     rows: list[Row] = []
@@ -127,8 +129,7 @@ def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], source:
         if answer.spans is not None:
             mentions = _marked(note["text"], answer.spans)
         else:
-            answered = [Answered(mention.label, mention.text) for mention in answer.mentions]
-            mentions = _grounded(note["text"], answered, step.profile.language)
+            mentions = _grounded(note["text"], answer.mentions, step.profile.language)
         row = _row(note, source, answer.status, mentions)
         rows.append(
             row
@@ -155,13 +156,14 @@ def _check_answered(step: Step, answers: "Sequence[NoteAnswer]") -> None:
         )
 
 
-def _grounded(text: str, answered: Sequence[Answered], code: str) -> list[Row]:
-    groundings = ground(text, answered, language(code))
+def _grounded(text: str, answered: Sequence[Mention], code: str) -> list[Row]:
+    groundings = ground(text, [Answered(mention.label, mention.text) for mention in answered], language(code))
     kept = set(spans_of(groundings))
     mentions: list[Row] = []
-    for one in groundings:
+    for mention, one in zip(answered, groundings, strict=True):
         status, span = _kept(one, kept)
-        mentions.append(_mention(one.answered.label, one.answered.text, status, one.score, span, text))
+        row = _mention(mention.label, mention.text, status, one.score, span, text)
+        mentions.append(row | {"confidence": mention.confidence})
     return mentions
 
 
@@ -189,6 +191,7 @@ def _mention(label: str, answered: str, grounding: str, score: float, span: Span
         "start_char": span.start if span else None,
         "end_char": span.end if span else None,
         "text": span.text_in(text) if span else None,
+        "confidence": None,
     }
 
 

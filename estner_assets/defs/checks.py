@@ -8,7 +8,7 @@ from estner_assets.declarations import Declarations
 from estner_assets.defs.table_asset import ProjectResource
 from estner_assets.ner.originality import near_duplicates
 from estner_assets.resources.warehouse import Warehouse
-from estner_assets.tables import Table
+from estner_assets.tables import Row, Table
 
 
 def check_definitions(declarations: Declarations) -> list[dg.AssetChecksDefinition]:
@@ -84,24 +84,44 @@ def outside_records(project: ProjectResource) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=not faults, description=sentence, metadata={"faults": len(faults)})
 
 
+_LEDGER = """
+select
+    c.annotator, c.prompt, c.notes, c.mentions,
+    c.annotated + c.refused + c.malformed + c.truncated + c.filtered + c.timed_out + c.failed + c.over_budget
+        + c.pending as notes_accounted,
+    c.grounded + c.ambiguous + c.absent as mentions_accounted,
+    c.notes - c.annotated as not_annotated,
+    l.row_count,
+    (
+        select count(*) from annotations a
+        where a.annotator = c.annotator and a.prompt = c.prompt and a.status <> 'annotated'
+            and (len(a.mentions) > 0 or a.reason is null)
+    ) as unexplained
+from cells c
+join materializations l on l.is_current and l.asset = 'annotations'
+    and l.annotator = c.annotator and l.prompt = c.prompt
+order by c.annotator, c.prompt
+"""
+
+
 @dg.asset_check(
     asset="annotations",
-    description="Every note that a cell was given is accounted for, and every answered mention as well.",
+    description="Notes and answered mentions of every cell add up, and every note that was not annotated says why.",
 )
 def ledger_balances(project: ProjectResource) -> dg.AssetCheckResult:
-    rows = project.open().warehouse.query(
-        "select annotator, prompt, count(*) as notes, "
-        "count(*) filter (where status <> 'annotated' and len(mentions) > 0) as impossible, "
-        "count(*) filter (where status <> 'annotated' and reason is null) as unexplained, "
-        "count(*) filter (where status not in ('annotated')) as not_annotated "
-        "from annotations group by all"
-    )
-    faults = [
-        f"{row['annotator']}/{row['prompt']}: {row['impossible']} failed notes with mentions, "
-        f"{row['unexplained']} without a reason"
-        for row in rows
-        if row["impossible"] or row["unexplained"]
-    ]
+    rows = project.open().warehouse.query(_LEDGER)
+    faults = [fault for row in rows for fault in _ledger_faults(row)]
     lost = sum(row["not_annotated"] for row in rows)
     sentence = "; ".join(faults) or f"all notes are accounted for; {lost} were not annotated and say why"
     return dg.AssetCheckResult(passed=not faults, description=sentence, metadata={"not_annotated": lost})
+
+
+def _ledger_faults(row: Row) -> Iterable[str]:
+    """Yield what does not add up in a cell's row of the ledger."""
+    cell = f"{row['annotator']}/{row['prompt']}"
+    if not row["notes"] == row["notes_accounted"] == row["row_count"]:
+        yield f"{cell}: {row['row_count']} notes were given, {row['notes_accounted']} are accounted for"
+    if row["mentions"] != row["mentions_accounted"]:
+        yield f"{cell}: {row['mentions']} mentions were answered, {row['mentions_accounted']} are accounted for"
+    if row["unexplained"]:
+        yield f"{cell}: {row['unexplained']} notes that failed have mentions, or no reason"

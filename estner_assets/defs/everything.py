@@ -19,12 +19,14 @@ ASSETS = (
     synthesis.originality,
     synthesis.vetted_notes,
     annotation.annotations,
+    annotation.consensus,
     training.ner_models,
     evaluation.predictions,
     evaluation.evaluation,
     evaluation.learning_curves,
     study.leaderboard,
     study.agreement,
+    study.reliability,
     study.report,
 )
 

@@ -8,37 +8,31 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from estner_assets.declarations import Cell, Declarations
 from estner_assets.graph import NODES
-from estner_assets.planner import missing_configurations
+from estner_assets.planner import Planner
 from estner_assets.resources.lineage import Partition
-from estner_assets.settings import NO_PROMPT
 
 
-def partitions_defs(declarations: Declarations) -> dict[str, dg.PartitionsDefinition[str] | None]:
-    """Return the partitions definition of each kind of node; cells that cannot be made here are left out."""
-    prompts = dg.StaticPartitionsDefinition([*sorted(declarations.prompts), NO_PROMPT])
-    annotators = dg.StaticPartitionsDefinition(list(declarations.annotators))
-    cells = dg.StaticPartitionsDefinition([str(cell) for cell in _cells(declarations)])
-    return {"none": None, "prompt": prompts, "annotator": annotators, "cell": cells}
+def partitions_def(planner: Planner, asset: str) -> dg.PartitionsDefinition[str] | None:
+    """Return the partitions of an asset; cells that cannot be made here are left out."""
+    if NODES[asset].partitions == "none":
+        return None
+    return dg.StaticPartitionsDefinition(
+        [key for one in planner.partitions(NODES[asset]) if (key := partition_key(one))]
+    )
 
 
-def _cells(declarations: Declarations) -> list[Cell]:
-    missing = missing_configurations(declarations)
-    return [cell for cell in declarations.cells if cell not in missing]
-
-
-def asset_deps(declarations: Declarations, asset: str) -> Iterator[dg.AssetDep]:
-    """Yield what an asset is made from; a cell is made from its own prompt and annotator."""
-    for source in NODES[asset].inputs:
-        kinds = (NODES[source].partitions, NODES[asset].partitions)
-        if kinds in (("prompt", "cell"), ("annotator", "cell")):
-            cells: dict[str, set[str]] = {}
-            for cell in _cells(declarations):
-                cells.setdefault(cell.prompt if kinds[0] == "prompt" else cell.annotator, set()).add(str(cell))
-            yield dg.AssetDep(source, partition_mapping=dg.StaticPartitionMapping(cells))
-        else:
-            yield dg.AssetDep(source)
+def asset_deps(planner: Planner, asset: str) -> Iterator[dg.AssetDep]:
+    """Yield what an asset is made from, partition by partition as the plan sees it."""
+    edges: dict[str, dict[str, set[str]]] = {source: {} for source in NODES[asset].inputs}
+    for partition in planner.partitions(NODES[asset]):
+        for source in planner.inputs(partition):
+            keys = partition_key(source), partition_key(partition)
+            if keys[0] and keys[1]:
+                edges[source.asset].setdefault(keys[0], set()).add(keys[1])
+    for name, mapping in edges.items():
+        is_partitioned = NODES[name].partitions != "none" and NODES[asset].partitions != "none"
+        yield dg.AssetDep(name, partition_mapping=dg.StaticPartitionMapping(mapping) if is_partitioned else None)
 
 
 def partition_key(partition: Partition) -> str | None:

@@ -5,10 +5,12 @@ from typing import Any
 
 import dagster as dg
 
+from estner_assets.declarations import Cell
 from estner_assets.defs.step import Step
 from estner_assets.ner.conditions import Condition, ConditionedNote
 from estner_assets.ner.parsing import AnswerStatus
 from estner_assets.ner.spans import Document, Span, check_spans
+from estner_assets.settings import ConsensusAnnotator
 from estner_assets.tables import Row
 
 
@@ -39,9 +41,19 @@ def gold(step: Step) -> list[Document]:
 
 def annotated_documents(step: Step) -> tuple[list[Document], int]:
     """Return the cell's notes that were annotated, and how many were not: those never count as empty."""
-    rows = step.rows("annotations", "order by note_id")
+    is_consensus = isinstance(step.declarations.annotators[step.cell.annotator], ConsensusAnnotator)
+    rows = step.rows("consensus" if is_consensus else "annotations", "order by note_id")
     usable = [row for row in rows if row["status"] == AnswerStatus.ANNOTATED]
     return as_documents(step, usable), len(rows) - len(usable)
+
+
+def documents_by_cell(step: Step) -> dict[str, list[Document]]:
+    """Return, by cell, the notes that it annotated; ``step`` reads the annotations of several cells."""
+    rows: dict[Cell, list[Row]] = {}
+    for row in step.rows("annotations", "order by annotator, prompt, note_id"):
+        if row["status"] == AnswerStatus.ANNOTATED:
+            rows.setdefault(Cell(row["annotator"], row["prompt"]), []).append(row)
+    return {str(cell): as_documents(step, annotated) for cell, annotated in sorted(rows.items())}
 
 
 def as_documents(step: Step, annotated: Sequence[Row]) -> list[Document]:

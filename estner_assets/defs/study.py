@@ -1,15 +1,15 @@
 """The study: all cells side by side."""
 
 from collections.abc import Mapping
-from itertools import combinations
+from dataclasses import asdict
 
 from estner_assets.declarations import Cell
 from estner_assets.defs.evaluating import ALL
-from estner_assets.defs.reading import as_documents
+from estner_assets.defs.reading import documents_by_cell
 from estner_assets.defs.step import Made, Step
 from estner_assets.defs.table_asset import table_asset
-from estner_assets.ner.agreement import pair_agreement
-from estner_assets.ner.parsing import AnswerStatus
+from estner_assets.ner.agreement import pair_agreements
+from estner_assets.ner.reliability import reliability as measure_reliability
 from estner_assets.reporting import markdown_table, write_report
 from estner_assets.resources.records import text_hash
 from estner_assets.tables import Row
@@ -86,27 +86,39 @@ def _shown(rows: list[Row]) -> list[Row]:
 @table_asset
 def agreement(step: Step) -> Made:
     """One row per pair of cells that annotated the same notes."""
-    annotated: dict[Cell, list[Row]] = {}
-    for row in step.rows("annotations", "order by annotator, prompt, note_id"):
-        if row["status"] == AnswerStatus.ANNOTATED:
-            annotated.setdefault(Cell(row["annotator"], row["prompt"]), []).append(row)
-    documents = {cell: as_documents(step, rows) for cell, rows in annotated.items()}
+    pairs = pair_agreements(documents_by_cell(step), step.declarations.labels)
     rows: list[Row] = []
-    for one, other in combinations(sorted(documents), 2):
-        pair = pair_agreement(documents[one], documents[other], step.declarations.labels)
+    for (one, other), pair in pairs.items():
+        annotator_a, _, prompt_a = one.partition("/")
+        annotator_b, _, prompt_b = other.partition("/")
+        cells = {"annotator_a": annotator_a, "prompt_a": prompt_a, "annotator_b": annotator_b, "prompt_b": prompt_b}
         if pair.notes:
-            rows.append(
-                {
-                    "annotator_a": one.annotator,
-                    "prompt_a": one.prompt,
-                    "annotator_b": other.annotator,
-                    "prompt_b": other.prompt,
-                    "notes": pair.notes,
-                    "span_f1": pair.span_f1,
-                    "character_kappa": pair.character_kappa,
-                }
-            )
+            rows.append(cells | asdict(pair))
     return Made(rows, {"agreement": markdown_table(rows)})
+
+
+@table_asset
+def reliability(step: Step) -> Made:
+    """One row per unit of comparison, over all cells at once."""
+    found = measure_reliability(documents_by_cell(step), step.declarations.labels)
+    if not found.compared_notes:
+        return Made([])
+    figures = {
+        "character": (found.character_alpha, found.character_fleiss_kappa),
+        "span": (found.span_alpha, found.span_fleiss_kappa),
+    }
+    rows: list[Row] = [
+        {
+            "unit": unit,
+            "cells": found.annotators,
+            "compared_notes": found.compared_notes,
+            "complete_notes": found.complete_notes,
+            "alpha": alpha,
+            "kappa": kappa,
+        }
+        for unit, (alpha, kappa) in figures.items()
+    ]
+    return Made(rows, {"reliability": markdown_table(rows)})
 
 
 @table_asset
@@ -117,6 +129,7 @@ def report(step: Step) -> Made:
         title=step.profile.description,
         leaderboard=step.rows("leaderboard", "order by entity, rank nulls last, annotator, prompt"),
         agreement=step.rows("agreement"),
+        reliability=step.rows("reliability"),
         curves=step.rows("learning_curves"),
         originality=step.rows("originality"),
         generator=step.rows("generator")[0],

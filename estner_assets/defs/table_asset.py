@@ -12,7 +12,7 @@ import dagster as dg
 
 from estner_assets.declarations import Cell, Declarations, UnknownCellError
 from estner_assets.defs.declared import publish_moved
-from estner_assets.defs.partitions import asset_deps, partition_of, partitions_defs
+from estner_assets.defs.partitions import asset_deps, partition_of, partitions_def
 from estner_assets.defs.step import Made, Step
 from estner_assets.graph import NODES
 from estner_assets.planner import Planner
@@ -44,11 +44,12 @@ def table_asset(function: AssetFunction) -> Callable[[Declarations], dg.AssetsDe
 
     def define(declarations: Declarations) -> dg.AssetsDefinition:
         node, table = NODES[name], declarations.tables[name]
+        planner = Planner(declarations)
 
         @dg.asset(
             name=name,
-            deps=list(asset_deps(declarations, name)),
-            partitions_def=partitions_defs(declarations)[node.partitions],
+            deps=list(asset_deps(planner, name)),
+            partitions_def=partitions_def(planner, name),
             group_name=table.group,
             kinds=set(table.kinds),
             owners=list(OWNERS),

@@ -19,7 +19,7 @@ from estner_assets.settings import LlmAnnotator
 FAILURES_IN_A_ROW = 25
 """After so many failures without one answer between them the rest is not asked: the server is down."""
 KEYS_AT_ONCE = 500
-"""Requests that are rendered together while the store is asked which of them it has."""
+"""Keys that the store is asked for together."""
 WORKERS_A_TURN = 2
 WISHES_SHARE = 4
 """The store is written to when a quarter of the workers wait for it, or the first of them for ``LINGER_S``."""
@@ -121,10 +121,12 @@ class _Run:
     def _checked_keys(self) -> Iterator[list[str]]:
         """Yield the keys of all requests, some at a time, after the wall has looked at them."""
         requests = iter(self._requests)
-        while some := list(islice(requests, KEYS_AT_ONCE)):
-            for request in some:
-                self._wall.check(request, self.endpoint)
-            yield [request.key for request in some]
+        while keys := [self._checked_key(request) for request in islice(requests, KEYS_AT_ONCE)]:
+            yield keys
+
+    def _checked_key(self, request: Request) -> str:
+        self._wall.check(request, self.endpoint)
+        return request.key
 
     def _note(self, keys: Sequence[str]) -> None:
         stored = self.store.known(keys)
@@ -157,7 +159,7 @@ class _Run:
         for key, place in missing:
             if self._is_over():
                 reason = f"not asked: {self._failures_in_a_row} requests before it failed in a row"
-                self._settle(key, Response(key, AnswerStatus.NOT_ASKED, reason=reason, created_at=now()))
+                self._settle(key, Response(key, AnswerStatus.PENDING, reason=reason, created_at=now()))
             else:
                 self._settle(key, await self._claimed(key, place, journal))
 
@@ -189,7 +191,7 @@ class _Run:
         else:
             self.lost[key] = response
             self._failed += askers
-            self._failures_in_a_row += response.status is not AnswerStatus.NOT_ASKED
+            self._failures_in_a_row += response.status is not AnswerStatus.PENDING
         if response is not None:
             self._prompt_tokens += response.prompt_tokens
             self._completion_tokens += response.completion_tokens

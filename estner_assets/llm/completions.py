@@ -68,8 +68,12 @@ def _judged(response: Response, refusal: str) -> Response:
     return replace(response, status=AnswerStatus.ANNOTATED)
 
 
-def read_failure(status_code: int, headers: Mapping[str, str], body: object) -> Failure:
-    """Read an error response; ``body`` is the decoded JSON, or text where it was none."""
+def read_failure(status_code: int, headers: Mapping[str, str], text: str) -> Failure:
+    """Read an error response, whose text may be JSON."""
+    try:
+        body: object = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        body = text
     inner = body.get("error", body) if isinstance(body, Mapping) else body
     if not isinstance(inner, Mapping):
         return Failure(status_code, "", str(inner or "")[:500], retry_after_s(headers))

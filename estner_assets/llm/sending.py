@@ -1,7 +1,6 @@
 """One request to one endpoint: what is sent, what is tried again, and when to give up for good."""
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ import openai
 
 from estner_assets.llm.completions import BrokenBody, Failure, read_completion, read_failure
 from estner_assets.llm.endpoints import Endpoint, EndpointError, StructuredOutput
-from estner_assets.llm.requests import JSON, Request, Response, now
+from estner_assets.llm.requests import Request, Response, now
 from estner_assets.ner.parsing import AnswerStatus
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -131,7 +130,7 @@ async def _in_turn(
     try:
         if is_over():
             reason = "not asked: too many requests before it failed in a row"
-            return Response(request.key, AnswerStatus.NOT_ASKED, reason=reason, created_at=now()), ""
+            return Response(request.key, AnswerStatus.PENDING, reason=reason, created_at=now()), ""
         began = time.monotonic()
         outcome = await _once(request, endpoint, form, timeout_s)
         if isinstance(outcome, _Retry) and outcome.is_overload:
@@ -153,25 +152,24 @@ async def _once(
     try:
         # httpx counts each read anew; this bounds the whole answer, also of a server that trickles
         async with asyncio.timeout(timeout_s):
-            body = await _body(request, endpoint, form)
-        return read_completion(body, empty), body
-    except (openai.APITimeoutError, TimeoutError):
+            answer = await endpoint.post(_body(request, endpoint, form))
+    except (openai.APITimeoutError, httpx2.TimeoutException, TimeoutError):
         return _Retry(AnswerStatus.TIMED_OUT, f"no answer within {timeout_s:g} s", is_overload=True)
-    except openai.APIStatusError as error:
-        endpoint.limits.learn(error.response.headers.raw)
-        failure = read_failure(error.status_code, error.response.headers, error.body or error.response.text)
-        return _judged(failure, endpoint, empty)
-    except openai.APIConnectionError as error:
-        cause = type(error.__cause__ or error).__name__
+    except (openai.APIConnectionError, httpx2.TransportError) as error:
+        cause = type(error.__cause__ if isinstance(error, openai.APIConnectionError) else error).__name__
         return _Retry(AnswerStatus.FAILED, f"no connection to {endpoint.host} ({cause})")
-    except (BrokenBody, json.JSONDecodeError, openai.APIResponseValidationError) as error:
+    endpoint.limits.learn(answer.headers.raw)
+    if not answer.is_success:
+        return _judged(read_failure(answer.status_code, answer.headers, answer.text), endpoint, empty)
+    try:
+        return read_completion(answer.text, empty), answer.text
+    except BrokenBody as error:
         return _Retry(AnswerStatus.FAILED, endpoint.redacted(f"unreadable answer: {error}"))
 
 
 def _judged(failure: Failure, endpoint: Endpoint, empty: Response) -> Answer | _Retry | Failure:
     if failure.code == "insufficient_quota" or failure.status_code in FATAL:
-        # from None at the caller's: the SDK's exception carries the request with its headers
-        raise EndpointError(_fatal_message(failure, endpoint)) from None
+        raise EndpointError(_fatal_message(failure, endpoint))
     if failure.code == "content_filter":
         reason = endpoint.redacted(failure.message)
         return replace(empty, status=AnswerStatus.FILTERED, reason=reason), failure.message
@@ -194,19 +192,11 @@ def _fatal_message(failure: Failure, endpoint: Endpoint) -> str:
     return f"{endpoint.host} refused ({failure.status_code}): {remedy}.{said}"
 
 
-async def _body(request: Request, endpoint: Endpoint, form: StructuredOutput) -> str:
-    parameters: dict[str, JSON] = dict(request.parameters)
-    if form == "none":
-        parameters.pop("response_format", None)
-    elif form == "json_object" and "response_format" in parameters:
-        parameters["response_format"] = {"type": "json_object"}
+def _body(request: Request, endpoint: Endpoint, form: StructuredOutput) -> dict[str, object]:
     messages = [{"role": message.role, "content": message.content} for message in request.messages]
-    # not chat.completions.create: it takes twice the time, most of it for types that nobody reads
-    response = await endpoint.client.post(
-        "/chat/completions",
-        cast_to=httpx2.Response,
-        body={"model": endpoint.model, "messages": messages, **parameters},
-        options={"security": {"bearer_auth": True}},
-    )
-    endpoint.limits.learn(response.headers.raw)
-    return response.text
+    body: dict[str, object] = {"model": endpoint.model, "messages": messages, **request.parameters}
+    if form == "none":
+        body.pop("response_format", None)
+    elif form == "json_object" and "response_format" in body:
+        body["response_format"] = {"type": "json_object"}
+    return body

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from estner_assets.ner.span_table import Flags, Floats, Ints, SpanTable, span_ratings
+from estner_assets.ner.span_table import Codes, Flags, Floats, Ints, SpanTable, span_ratings
 
 VOTE_TIE = 0.25
 """A difference of less than about this part of one vote is a tie: nearly equal copies share a little more than
@@ -46,10 +46,10 @@ class Candidates:
     boundary_share: Floats
 
 
-def mentions_of(table: SpanTable, labels: int) -> Mentions:
-    """Return the distinct labelled spans; annotators with the same notes and the same spans become one."""
+def mentions_of(table: SpanTable, labels: int, merge: bool) -> Mentions:
+    """Return the distinct labelled spans; with ``merge``, annotators of equal notes and spans become one row."""
     ratings = span_ratings(table)
-    members = _same_output(table, ratings.codes.tobytes(), ratings.codes.shape[1] * ratings.codes.itemsize)
+    members = _members(table, ratings.codes, merge)
     chosen = np.array([same[0] for same in members], dtype=np.int64)
     of_label = ratings.codes[chosen][None] == np.arange(1, labels + 1)[:, None, None]
     label, span = np.nonzero(of_label.any(axis=1))
@@ -115,10 +115,10 @@ def _runs(start: Ints, end: Ints) -> Ints:
     return run
 
 
-def _same_output(table: SpanTable, codes: bytes, width: int) -> tuple[tuple[int, ...], ...]:
-    """Group the annotators with equal notes and equal codes; sorted by content, so that names do not matter."""
-    groups: dict[bytes, list[int]] = {}
+def _members(table: SpanTable, codes: Codes, merge: bool) -> tuple[tuple[int, ...], ...]:
+    """Group the annotators with equal notes and codes; sorted by content, so that names do not matter."""
+    groups: dict[tuple[bytes, bytes, int], list[int]] = {}
     for index in range(len(table.annotators)):
-        content = table.annotated[index].tobytes() + codes[index * width : (index + 1) * width]
+        content = (table.annotated[index].tobytes(), codes[index].tobytes(), 0 if merge else index)
         groups.setdefault(content, []).append(index)
     return tuple(tuple(groups[content]) for content in sorted(groups))

@@ -100,14 +100,14 @@ def fit_consensus(
     A span is kept whose confidence is above ``threshold``, and one that all marked who annotated the note. Where
     two kept spans of different labels overlap, the one stays whose exact boundaries have the greater support. A
     note that an annotator did not annotate is no vote against. With ``copies_share_votes`` annotators that err
-    together share a vote (see ``dependence``); those with the same output always do. Raises ``ValueError`` for
-    an unknown method, a threshold outside 0..1, and as ``span_table``.
+    together, and those with the same output, share a vote (see ``dependence``); without it each has one. Raises
+    ``ValueError`` for an unknown method, a threshold outside 0..1, and as ``span_table``.
     """
     method = ConsensusMethod(method)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}; give a share from 0 to 1, as 0.5")
     table = span_table(annotations, labels)
-    mentions = mentions_of(table, len(labels))
+    mentions = mentions_of(table, len(labels), copies_share_votes)
     spans = vote_patterns(mentions.label, mentions.marked, mentions.annotated[:, mentions.note])
     similarity = dependence(spans, len(labels)) if copies_share_votes else np.eye(len(mentions.members))
     votes = shared_votes(similarity, spans.annotated)
@@ -164,7 +164,9 @@ def _agreed(mentions: Mentions, candidates: Candidates, confidence: Floats, kept
     best = candidates.best[chosen]
     support = (confidence * candidates.boundary_share)[chosen]
     start, end = mentions.start[best], mentions.end[best]
-    alone = peaks(start, end, np.lexsort((start, mentions.label[best], -(support / WORTH_TIE).round()))) == np.arange(len(chosen))
+    alone = peaks(start, end, np.lexsort((start, mentions.label[best], -(support / WORTH_TIE).round()))) == np.arange(
+        len(chosen)
+    )
     chosen = chosen[alone][np.argsort(start[alone])]
     return _Agreed(
         mention=candidates.best[chosen],

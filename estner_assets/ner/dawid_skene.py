@@ -18,10 +18,10 @@ PRIOR_SENSITIVITY, PRIOR_FALSE_POSITIVE_RATE, PRIOR_CANDIDATES = 0.7, 0.3, 2.0
 LARGEST_UNSEEN = 0.9
 """At most this share of a kind of candidates is taken to have been missed by all: nine unseen for one seen."""
 
-MAX_ITERATIONS = 200
+MAX_ITERATIONS = 500
 """Where expectation maximisation stops when it has not converged."""
 
-TOLERANCE = 1e-9
+TOLERANCE = 1e-7
 """Converged is: no posterior moved by more than this in one iteration."""
 
 
@@ -87,14 +87,15 @@ def vote_share(patterns: VotePatterns, weights: Floats) -> Floats:
 def fit(patterns: VotePatterns, weights: Floats, labels: int) -> DawidSkene:
     """Alternate between rates and posteriors, from the weighted vote shares on; deterministic.
 
-    ``weights`` (patterns, annotators) are votes per annotator: one that is a copy of another has half a vote, so
-    its evidence counts half. ``labels`` is their number. At least three independent annotators are needed: two
-    that differ are explained as well by either being right.
+    ``weights`` (patterns, annotators) are votes per annotator, 0 where it did not annotate: one that is a copy of
+    another has half a vote, so its evidence counts half. ``labels`` is their number. At least three independent
+    annotators are needed: two that differ are explained as well by either being right.
     """
     posterior = vote_share(patterns, weights)
     rates = rates_of(patterns, posterior, labels)
+    for_it, against = weights * patterns.marked, weights * (patterns.annotated - patterns.marked)
     for iteration in range(1, MAX_ITERATIONS + 1):
-        before, posterior = posterior, _posterior(patterns, weights, rates)
+        before, posterior = posterior, _posterior(patterns, for_it, against, rates)
         seen = _seen(patterns, weights, rates.sensitivity), _seen(patterns, weights, rates.false_positive_rate)
         rates = rates_of(patterns, posterior, labels, seen)
         if np.abs(posterior - before).max(initial=0.0) <= TOLERANCE:
@@ -127,20 +128,24 @@ def rates_of(
 
 def _seen(patterns: VotePatterns, weights: Floats, rate: Floats) -> Floats:
     """Return the share of candidates that someone marks if each annotator marks at ``rate`` (annotators, labels)."""
-    missed = np.exp((weights * patterns.annotated * np.log1p(-rate.T[patterns.label])).sum(axis=1))
+    missed = np.exp(_of_label(weights @ np.log1p(-rate), patterns.label))
     seen: Floats = 1 - np.minimum(missed, LARGEST_UNSEEN)
     return seen
 
 
-def _posterior(patterns: VotePatterns, weights: Floats, rates: Rates) -> Floats:
-    for_it = np.log(rates.sensitivity) - np.log(rates.false_positive_rate)
-    against = np.log1p(-rates.sensitivity) - np.log1p(-rates.false_positive_rate)
-    left_out = patterns.annotated - patterns.marked
-    label = patterns.label
-    evidence = weights * (patterns.marked * for_it.T[label] + left_out * against.T[label])
-    log_odds = _logit(rates.prevalence)[label] + evidence.sum(axis=1)
+def _posterior(patterns: VotePatterns, for_it: Floats, against: Floats, rates: Rates) -> Floats:
+    """Return the posteriors; ``for_it`` and ``against`` (patterns, annotators) are the weights of the votes."""
+    marking = np.log(rates.sensitivity) - np.log(rates.false_positive_rate)
+    leaving_out = np.log1p(-rates.sensitivity) - np.log1p(-rates.false_positive_rate)
+    log_odds = _of_label(for_it @ marking + against @ leaving_out + _logit(rates.prevalence), patterns.label)
     posterior: Floats = np.exp(-np.logaddexp(0.0, -log_odds))
     return posterior
+
+
+def _of_label(figures: Floats, label: Ints) -> Floats:
+    """Pick every row's figure of its own label out of (rows, labels)."""
+    own: Floats = figures[np.arange(len(label)), label]
+    return own
 
 
 def _logit(share: Floats) -> Floats:

@@ -10,8 +10,11 @@ import numpy as np
 from estner_assets.ner.dawid_skene import DawidSkene, VotePatterns, fit
 from estner_assets.ner.span_table import Floats
 
-ROUNDS = 3
-"""How often truth and dependence are estimated in turn."""
+ROUNDS = 5
+"""How often truth and dependence are estimated in turn, at most."""
+
+SETTLED = 1e-3
+"""They are done when no similarity moved by more than this."""
 
 NEAR_COPY = 0.9
 """The F1 of one against the other above which two annotators are copies, whatever the truth. Votes cannot tell
@@ -34,7 +37,9 @@ def dependence(patterns: VotePatterns, labels: int) -> Floats:
     similarity = copies
     for _ in range(ROUNDS):
         weights = shared_votes(similarity, patterns.annotated)
-        similarity = np.maximum(copies, errors_alike(patterns, fit(patterns, weights, labels)))
+        before, similarity = similarity, np.maximum(copies, errors_alike(patterns, fit(patterns, weights, labels)))
+        if np.abs(similarity - before).max(initial=0.0) <= SETTLED:
+            break
     return similarity
 
 

@@ -33,12 +33,20 @@ class AnswerStatus(StrEnum):
     TIMED_OUT = "timed_out"
     FAILED = "failed"
     """Transport or server error after all retries."""
-    NOT_ASKED = "not_asked"
+    OVER_BUDGET = "over_budget"
+    """Not sent: its worst case would have gone beyond a declared limit."""
+    PENDING = "pending"
+    """Not sent, or not answered yet; the next build goes on with it."""
 
     @property
     def is_answer(self) -> bool:
         """Whether the LLM answered at all, well or badly; otherwise asking again may help."""
-        return self not in (AnswerStatus.FAILED, AnswerStatus.TIMED_OUT, AnswerStatus.NOT_ASKED)
+        return self not in _UNANSWERED
+
+
+_UNANSWERED = frozenset(
+    {AnswerStatus.FAILED, AnswerStatus.TIMED_OUT, AnswerStatus.OVER_BUDGET, AnswerStatus.PENDING}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,30 +17,53 @@ comment on view lineage is
 create view spans as
 select
     a.annotator, a.prompt, a.note_id, m.label, m.text, m.start_char, m.end_char, m.answered, m.grounding,
-    m.score, a.run_id, a.data_version
+    m.score, m.confidence, a.run_id, a.data_version
 from annotations a, unnest(a.mentions) as t(m);
 comment on view spans is 'One row per mention that a cell''s annotator answered, with its grounding.';
 
 create view cells as
-with counts as (
+with notes as (
     select
         annotator, prompt,
         count(*) as notes,
         count(*) filter (where status = 'annotated') as annotated,
-        count(*) filter (where status <> 'annotated') as not_annotated,
-        sum(len(mentions)) as mentions,
-        sum(len(list_filter(mentions, lambda m: m.start_char is not null))) as grounded,
-        sum(prompt_tokens) as prompt_tokens,
-        sum(completion_tokens) as completion_tokens
+        count(*) filter (where status = 'refused') as refused,
+        count(*) filter (where status = 'malformed') as malformed,
+        count(*) filter (where status = 'truncated') as truncated,
+        count(*) filter (where status = 'filtered') as filtered,
+        count(*) filter (where status = 'timed_out') as timed_out,
+        count(*) filter (where status = 'failed') as failed,
+        count(*) filter (where status = 'over_budget') as over_budget,
+        count(*) filter (where status = 'pending') as pending,
+        sum(prompt_tokens)::bigint as prompt_tokens,
+        sum(completion_tokens)::bigint as completion_tokens
     from annotations
     group by annotator, prompt
+),
+mentions as (
+    select
+        annotator, prompt,
+        count(*) as mentions,
+        count(*) filter (where grounding in ('exact', 'inflected', 'compound', 'fuzzy', 'overlapping')) as grounded,
+        count(*) filter (where grounding = 'overlapping') as overlapping,
+        count(*) filter (where grounding = 'ambiguous') as ambiguous,
+        count(*) filter (where grounding = 'absent') as absent
+    from spans
+    group by annotator, prompt
 )
-select c.*, m.retired_at is not null as is_retired
-from counts c
-join materializations m on m.is_current and m.asset = 'annotations'
-    and m.annotator = c.annotator and m.prompt = c.prompt;
+select
+    n.annotator, n.prompt, n.notes, n.annotated, n.refused, n.malformed, n.truncated, n.filtered, n.timed_out,
+    n.failed, n.over_budget, n.pending, n.notes - n.annotated as not_annotated,
+    coalesce(m.mentions, 0) as mentions, coalesce(m.grounded, 0) as grounded,
+    coalesce(m.overlapping, 0) as overlapping, coalesce(m.ambiguous, 0) as ambiguous, coalesce(m.absent, 0) as absent,
+    n.prompt_tokens, n.completion_tokens, l.retired_at is not null as is_retired
+from notes n
+left join mentions m on m.annotator = n.annotator and m.prompt = n.prompt
+join materializations l on l.is_current and l.asset = 'annotations'
+    and l.annotator = n.annotator and l.prompt = n.prompt;
 comment on view cells is
-    'One row per cell: what became of its notes and of the mentions answered; retired ones are no longer declared.';
+    'The ledger, one row per cell: what became of its notes and of the mentions answered; retired ones are no longer
+declared. grounded counts mentions found in the note; of these, overlapping ones gave way to a longer one.';
 
 create view models as
 select 'generator' as kind, null as annotator, null as prompt, model_id, folder, parameters from generator
