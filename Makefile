@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 export DAGSTER_HOME := $(CURDIR)/dagster_home
 export ESTNER_PROJECT := $(CURDIR)
 
-.PHONY: demo ui test check install clean
+.PHONY: demo ui test check bench-annotate install clean
 
 # Without keys: the demo never spends money, whatever the shell has exported. The leaderboard is printed even
 # where a cell failed.
@@ -26,6 +26,10 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/dg check defs
+
+# Speed and memory of the annotation client; with ARGS='--peers --json FILE' also of other packages.
+bench-annotate: install
+	$(BIN)/python bench/annotate.py $(ARGS)
 
 install: $(INSTALLED)
 

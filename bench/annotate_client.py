@@ -1,7 +1,7 @@
 """One measurement of a client, in a process of its own: prints a JSON line with its time, CPU time and memory.
 
 ``estner`` is this package with its store; ``sdk`` a bare loop around the openai SDK's ``create``; ``transport``
-what of ``estner`` is the SDK's: the same low-level call through the same transport, and nothing else.
+what of ``estner`` is the SDK's and httpx's: the same bodies through the same endpoint, and nothing else.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import httpx2
 import openai
 
 from estner_assets.llm.client import Progress, ask
@@ -122,11 +121,10 @@ def run_sdk(asked: list[dict[str, Any]], concurrency: int, address: str) -> int:
 
 
 def run_transport(asked: list[dict[str, Any]], endpoint: Endpoint, concurrency: int) -> int:
-    """Ask with the SDK's ``post`` through the transport of this package's endpoint."""
+    """Ask through the endpoint of this package alone: no store, no limits, no retries."""
 
     async def one(index: int) -> str:
-        path, body = "/chat/completions", asked[index]
-        return (await endpoint.client.post(path, cast_to=httpx2.Response, body=body)).text
+        return (await endpoint.post(asked[index])).text
 
     return endpoint.run(_in_workers(len(asked), concurrency, one))
 

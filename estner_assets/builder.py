@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 import dagster as dg
 
@@ -98,10 +99,11 @@ def _executor(
     def progress(partition: Partition, text: str) -> None:
         report(Event(partition, "progress", text))
 
+    build_id = uuid4().hex
     if jobs == 1:
-        yield InThisProcess(Runner(project, instance), progress)
+        yield InThisProcess(Runner(project, instance, build_id), progress)
     else:
-        with workers(project, jobs, progress) as pool:
+        with workers(project, jobs, progress, build_id) as pool:
             yield pool
 
 

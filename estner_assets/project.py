@@ -44,6 +44,11 @@ class Project:
         return self.root / "data" / "responses" / "responses.sqlite"
 
     @property
+    def spending_path(self) -> Path:
+        """The ledger of what LLMs cost; one for all profiles, as a day's limit is."""
+        return self.responses_path.with_name("spending.sqlite")
+
+    @property
     def reports_folder(self) -> Path:
         return self.root / "data" / "reports" / self._own_folder
 

@@ -18,7 +18,7 @@ import dagster as dg
 from estner_assets.declarations import DeclarationError
 from estner_assets.defs.everything import graph_definitions
 from estner_assets.defs.partitions import partition_key
-from estner_assets.defs.table_asset import PROGRESS_LOG
+from estner_assets.defs.table_asset import BUILD_TAG, PROGRESS_LOG
 from estner_assets.project import Project
 from estner_assets.resources.lineage import Partition
 
@@ -43,8 +43,8 @@ class Runner:
     Declarations are looked at again before every run: a prompt file that came meanwhile is a partition.
     """
 
-    def __init__(self, project: Project, instance: dg.DagsterInstance) -> None:
-        self._project, self._instance = project, instance
+    def __init__(self, project: Project, instance: dg.DagsterInstance, build_id: str) -> None:
+        self._project, self._instance, self._build_id = project, instance, build_id
         self._job = _whole_graph(project)
 
     def run(self, partition: Partition, report: Report) -> Result:
@@ -61,6 +61,7 @@ class Runner:
                 partition_key=partition_key(partition),
                 asset_selection=[dg.AssetKey(partition.asset)],
                 run_config=_QUIET,
+                tags={BUILD_TAG: self._build_id},
                 raise_on_error=False,
             )
         if _is_interrupted(result):
@@ -97,7 +98,7 @@ class Workers:
 
 
 @contextmanager
-def workers(project: Project, jobs: int, report: Report) -> Iterator[Workers]:
+def workers(project: Project, jobs: int, report: Report, build_id: str) -> Iterator[Workers]:
     """Start worker processes on the instance of DAGSTER_HOME; they end with this process, whatever ends it."""
     context = multiprocessing.get_context("spawn")
     messages: Queue[tuple[Partition, str] | None] = context.Queue()
@@ -109,7 +110,7 @@ def workers(project: Project, jobs: int, report: Report) -> Iterator[Workers]:
         jobs,
         mp_context=context,
         initializer=_start_worker,
-        initargs=(project.root, project.declarations.profile.key, messages),
+        initargs=(project.root, project.declarations.profile.key, messages, build_id),
     )
     try:
         yield Workers(pool)
@@ -132,14 +133,14 @@ def _listen(messages: "Queue[tuple[Partition, str] | None]", report: Report) -> 
 _worker: tuple[Runner, Report] | None = None
 
 
-def _start_worker(root: Path, profile: str, messages: "Queue[tuple[Partition, str] | None]") -> None:
+def _start_worker(root: Path, profile: str, messages: "Queue[tuple[Partition, str] | None]", build_id: str) -> None:
     global _worker
     # The parent may be killed without a word; a worker must not write on after it.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # Ctrl-C reaches the whole group; the parent alone answers it, and ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     instance = dg.DagsterInstance.get()
-    _worker = (Runner(Project.open(root, profile), instance), lambda *message: messages.put(message))
+    _worker = (Runner(Project.open(root, profile), instance, build_id), lambda *message: messages.put(message))
 
 
 def _run_in_worker(partition: Partition) -> Result:

@@ -74,6 +74,8 @@ def answer(note_id: str, status: str, reason: str | None, mentions: list[Row]) -
         "model_version": None,
         "prompt_tokens": 0,
         "completion_tokens": 0,
+        "cost": None,
+        "currency": None,
         "request_keys": [],
     }
 

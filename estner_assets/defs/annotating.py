@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from estner_assets.defs.step import Step
+from estner_assets.llm.prices import cost, price_of
 from estner_assets.ner.grounding import Answered, Grounding, ground, spans_of
 from estner_assets.ner.languages import language
 from estner_assets.ner.parsing import AnswerStatus, Mention
@@ -107,22 +109,30 @@ def _marked(text: str, spans: Sequence[Span]) -> list[Row]:
 
 def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], source: str) -> list[Row]:
     from estner_assets.llm.annotate import Note, annotate_notes
+    from estner_assets.llm.budget import BudgetError, Ledger, budget_of
     from estner_assets.llm.store import ResponseStore
 
     asked = [Note(note["note_id"], note["text"]) for note in notes]
     # The wall asks the warehouse and not the caller: whatever notes come here, only vetted ones may leave.
     vetted = step.project.warehouse.query("select note_id, text_sha256 from vetted_notes")
-    with ResponseStore(step.project.responses_path) as store:
+    declared = step.declarations
+    with ResponseStore(step.project.responses_path) as store, Ledger(step.project.spending_path) as ledger:
+        try:
+            budget = budget_of(ledger, annotator, declared.prices, step.profile.budget, step.build_id, str(step.cell))
+        except BudgetError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
         answers = annotate_notes(
             asked,
             annotator,
-            step.declarations.prompts[step.cell.prompt],
-            step.declarations.enabled_entities,
+            declared.prompts[step.cell.prompt],
+            declared.enabled_entities,
             store,
             {row["note_id"]: row["text_sha256"] for row in vetted},
             step.progress,
             step.profile.language,
+            budget,
         )
+    price = price_of(annotator, declared.prices)
     _check_answered(step, answers)
     rows: list[Row] = []
     for note, answer in zip(notes, answers, strict=True):
@@ -139,6 +149,8 @@ def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], source:
                 "model_version": answer.model_version,
                 "prompt_tokens": answer.prompt_tokens,
                 "completion_tokens": answer.completion_tokens,
+                "cost": cost(price, answer.prompt_tokens, answer.completion_tokens) if price else None,
+                "currency": price.currency if price else None,
                 "request_keys": list(answer.request_keys),
             }
         )
@@ -207,5 +219,7 @@ def _row(note: Row, source: str, status: AnswerStatus, mentions: list[Row]) -> R
         "model_version": None,
         "prompt_tokens": 0,
         "completion_tokens": 0,
+        "cost": Decimal(0),
+        "currency": "",
         "request_keys": [],
     }

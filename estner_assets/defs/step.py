@@ -31,10 +31,12 @@ class Made:
 class Step:
     """One making of one asset partition: gives inputs to the asset function and remembers their versions."""
 
-    def __init__(self, project: Project, partition: Partition, log: Callable[[str], None]) -> None:
+    def __init__(self, project: Project, partition: Partition, log: Callable[[str], None], build_id: str = "") -> None:
+        """``build_id`` says which build, or which single run, pays for what is asked."""
         self.project = project
         self.partition = partition
         self.progress = log
+        self.build_id = build_id
         self.started = time.monotonic()
         self.planner = Planner(project.declarations)
         self.inputs = self._current_inputs()

@@ -25,6 +25,8 @@ PROGRESS_LOG = logging.getLogger("estner.progress")
 """Where steps say how far they are, beside the run's own log."""
 PROGRESS_LOG.setLevel(logging.INFO)
 PROGRESS_LOG.propagate = False
+BUILD_TAG = "estner/build"
+"""Tag of the runs of one build, which share its budget."""
 AssetFunction = Callable[[Step], Made]
 
 
@@ -74,7 +76,8 @@ def _make(
     if table.partitions == "cell" and not _can_run(context, project, partition):
         return
     publish_moved(project, context.instance, list(Planner(project.declarations).inputs(partition)))
-    step = Step(project, partition, lambda message: _log(context, message))
+    build_id = context.run.tags.get(BUILD_TAG, context.run.run_id)
+    step = Step(project, partition, lambda message: _log(context, message), build_id)
     made = function(step)
     version = step.publish(made, context.run.run_id)
     yield dg.MaterializeResult(

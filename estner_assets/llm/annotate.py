@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from estner_assets.llm.client import Progress, answer
-from estner_assets.llm.endpoints import Endpoint, open_endpoint
+from estner_assets.llm.budget import Budget
+from estner_assets.llm.client import Progress, ask
+from estner_assets.llm.endpoints import open_endpoint
 from estner_assets.llm.questions import NOTES_A_READ, NOTES_LANGUAGE, Note, Part, Questions, SecondLooks
 from estner_assets.llm.requests import Request, Response
 from estner_assets.llm.store import ResponseStore, StoreError
@@ -52,6 +53,7 @@ def annotate_notes(
     vetted: Mapping[str, str],
     progress: Callable[[str], None],
     notes_language: str = NOTES_LANGUAGE,
+    budget: Budget | None = None,
 ) -> list[NoteAnswer]:
     """Return one answer per note, in their order; what the store has is not asked for again.
 
@@ -63,25 +65,15 @@ def annotate_notes(
     questions = Questions(notes, annotator, prompt, enabled, notes_language)
     name = f"{annotator.key} x {prompt.key}"
     wall = Wall(vetted)
+    if budget is not None:
+        budget.recover(store.get_many(budget.ledger.abandoned()))
     with open_endpoint(annotator, progress) as endpoint:
-        lost = _ask(questions, endpoint, annotator, store, wall, _reporter(name, progress))
+        report = _reporter(name, progress, budget)
+        lost = ask(questions, endpoint, annotator, store, wall, report, budget)
         if prompt.second_look:
-            seconds = SecondLooks(questions, store)
-            lost |= _ask(seconds, endpoint, annotator, store, wall, _reporter(f"{name}, second look", progress))
+            report = _reporter(f"{name}, second look", progress, budget)
+            lost |= ask(SecondLooks(questions, store), endpoint, annotator, store, wall, report, budget)
     return list(_answers(questions, _Outcomes(store, lost), [entity.name for entity in enabled]))
-
-
-def _ask(
-    requests: Sequence[Request],
-    endpoint: Endpoint,
-    annotator: LlmAnnotator,
-    store: ResponseStore,
-    wall: Wall,
-    report: Callable[[Progress], None],
-) -> dict[str, Response]:
-    """Ask for what the store lacks; return by key what it lacks still."""
-    responses = answer(requests, endpoint, annotator, store, wall, report)
-    return {response.key: response for response in responses if not response.is_final}
 
 
 @dataclass(frozen=True)
@@ -229,7 +221,7 @@ def _note_answer(
     )
 
 
-def _reporter(name: str, progress: Callable[[str], None]) -> Callable[[Progress], None]:
+def _reporter(name: str, progress: Callable[[str], None], budget: Budget | None) -> Callable[[Progress], None]:
     """Turn counts into a line at every tenth of the way."""
     shown = -1
 
@@ -238,10 +230,20 @@ def _reporter(name: str, progress: Callable[[str], None]) -> Callable[[Progress]
         tenth = 10 * counts.done // max(counts.total, 1)
         if tenth > shown:
             shown = tenth
-            progress(
-                f"{name}: {counts.done} of {counts.total} answers, {counts.cached} from the store, "
-                f"{counts.failed} failed, {counts.prompt_tokens} + {counts.completion_tokens} tokens, "
-                f"{counts.elapsed_s:.0f} s"
-            )
+            parts = [
+                f"{counts.done} of {counts.total} answers",
+                f"{counts.cached} from the store",
+                f"{counts.failed} failed",
+                f"{counts.prompt_tokens} + {counts.completion_tokens} tokens",
+                *([str(spending) for spending in budget.spent()] if budget is not None else []),
+                f"{counts.elapsed_s:.0f} s{_to_come(counts)}",
+            ]
+            progress(f"{name}: {', '.join(parts)}")
 
     return report
+
+
+def _to_come(counts: Progress) -> str:
+    """Say how long the rest will take, if it goes on like this."""
+    asked, rest = counts.done - counts.cached, counts.total - counts.done
+    return f", about {counts.elapsed_s * rest / asked:.0f} s to go" if asked and rest else ""

@@ -6,7 +6,7 @@ https://platform.openai.com/docs/api-reference/batch and ``/files``; Azure OpenA
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Literal, TypeVar
@@ -69,6 +69,7 @@ class BatchApi:
     def __init__(self, endpoint: Endpoint, annotator: LlmAnnotator) -> None:
         self._endpoint, self._client = endpoint, endpoint.client
         self._timeout_s, self._retries = annotator.timeout_s, annotator.retries
+        # the SDK's types know OpenAI's addresses only
         is_azure = isinstance(annotator, AzureAnnotator)
         self.url: Any = "/chat/completions" if is_azure else "/v1/chat/completions"
 
@@ -118,7 +119,8 @@ class BatchApi:
 
     async def find(self, tag: str, since: float) -> RemoteBatch | None:
         """Return the batch with this tag, created at ``since`` (Unix time) or later, if there is one."""
-        batches, after = self._client.batches.with_raw_response, openai.omit
+        batches = self._client.batches.with_raw_response
+        after: str | openai.Omit = openai.omit
         with self._judged("a list of batches"):
             while True:
                 async with asyncio.timeout(self._timeout_s):
@@ -134,7 +136,7 @@ class BatchApi:
                     return None
                 after = listed[-1].id
 
-    async def lines(self, file_id: str) -> AsyncIterator[bytes]:
+    async def lines(self, file_id: str) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a file without their ends as they arrive; raise ``Missing`` when there is none."""
         files, rest = self._client.files.with_streaming_response, b""
         with self._judged("the results", may_be_missing=True):

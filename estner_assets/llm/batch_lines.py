@@ -45,9 +45,7 @@ def read_line(line: bytes, redacted: Callable[[str], str]) -> tuple[Response, st
     return replace(response, reason=redacted(said)) if said else response, text
 
 
-def _judged(
-    empty: Response, value: Mapping[str, Any], redacted: Callable[[str], str]
-) -> tuple[Response, str]:
+def _judged(empty: Response, value: Mapping[str, Any], redacted: Callable[[str], str]) -> tuple[Response, str]:
     """Return the response and a reason that is not redacted yet, or ``""``."""
     error, answer = value.get("error"), value.get("response")
     if error or not isinstance(answer, Mapping):

@@ -3,18 +3,13 @@
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from pathlib import Path
 from typing import IO
 from uuid import uuid4
 
-from estner_assets.llm.batch_store import BatchStore
 from estner_assets.llm.budget import Budget, OverBudget
 from estner_assets.llm.requests import Request, Response
-from estner_assets.llm.store import ResponseStore
 
-MAX_REQUESTS = 50_000
-MAX_BYTES = 200_000_000
-"""OpenAI's limits of one batch, as of 2026: requests, and bytes of their file."""
 REQUESTS_AT_ONCE = 500
 """Requests that are rendered, reserved and written together, and results that are stored together."""
 FOREIGN_AT_ONCE = 5_000
@@ -22,20 +17,78 @@ FOREIGN_AT_ONCE = 5_000
 
 @dataclass
 class Part:
-    """The file of one batch while it is written: anonymous, so that it is gone however the process ends."""
+    """The file of one batch. It has no name, so that it is gone however the process ends."""
 
     file: IO[bytes]
     tag: str = field(default_factory=lambda: uuid4().hex)
     keys: list[str] = field(default_factory=list)
     size: int = 0
+    planned: int = 0
+    planned_size: int = 0
 
-    def has_room(self, size: int, line: bytes, max_requests: int, max_bytes: int) -> bool:
-        """Whether a line still fits when ``size`` requests of ``line``'s kind wait to be written."""
-        return len(self.keys) + size < max_requests and self.size + len(line) <= max_bytes
+    def write(self, request: Request, line: bytes) -> None:
+        """Add the line of a request, which was planned."""
+        self.file.write(line)
+        self.keys.append(request.key)
+        self.size += len(line)
+
+
+@dataclass(frozen=True)
+class PartWriter:
+    """Writes requests into as few parts as their limits allow.
+
+    ``admit`` is given a part's tag and some requests just before they are written, and says for each whether it
+    is to be written. Nothing but files of admitted requests reaches the disk, in ``folder``.
+    """
+
+    folder: Path
+    line: Callable[[Request], bytes]
+    admit: Callable[[str, Sequence[Request]], Sequence[bool]]
+    max_requests: int
+    max_bytes: int
+
+    def parts(self, requests: Iterable[Request]) -> Iterator[Part]:
+        """Yield parts that hold a request at least; the file of each is gone when the next one is asked for."""
+        part = self._new()
+        waiting: list[tuple[Request, bytes]] = []
+        try:
+            for request in requests:
+                line = self.line(request)
+                if len(waiting) == REQUESTS_AT_ONCE or not self._fits(part, line):
+                    self._write(part, waiting)
+                    waiting = []
+                if not self._fits(part, line):
+                    if part.keys:
+                        yield part
+                    part.file.close()
+                    part = self._new()
+                part.planned += 1
+                part.planned_size += len(line)
+                waiting.append((request, line))
+            self._write(part, waiting)
+            if part.keys:
+                yield part
+        finally:
+            part.file.close()
+
+    def _new(self) -> Part:
+        return Part(tempfile.TemporaryFile(dir=self.folder, prefix="batch-"))
+
+    def _fits(self, part: Part, line: bytes) -> bool:
+        is_room = part.planned < self.max_requests and part.planned_size + len(line) <= self.max_bytes
+        # a line that is too long for any file goes alone: the server says so better than we
+        return is_room or not part.planned
+
+    def _write(self, part: Part, waiting: Sequence[tuple[Request, bytes]]) -> None:
+        admitted = self.admit(part.tag, [request for request, _ in waiting]) if waiting else []
+        for (request, line), is_admitted in zip(waiting, admitted, strict=True):
+            if is_admitted:
+                part.write(request, line)
+        part.file.flush()
 
 
 class Reservations:
-    """What this process reserved and has not settled; what others left behind is settled by their keys.
+    """What this run reserved and has not settled; what dead processes left behind is settled by key.
 
     A request is paid for once it is answered. One that ended without an answer costs nothing.
     """
@@ -57,15 +110,22 @@ class Reservations:
         """Say what stored answers came to."""
         if self._budget is None:
             return
-        self._budget.settle(*(response for response in responses if response.key in self._own))
+        own = {response.key: response for response in responses if response.key in self._own}
+        self._budget.settle(*own.values())
+        self._own.difference_update(own)
         # the text is not needed, and a batch may have 50,000 of them
-        self._foreign |= {one.key: replace(one, text="") for one in responses if one.key not in self._own}
-        self._own.difference_update(response.key for response in responses)
+        self._foreign |= {one.key: replace(one, text="") for one in responses if one.key not in own}
         if len(self._foreign) >= FOREIGN_AT_ONCE:
             self.flush()
 
+    def flush(self) -> None:
+        """Settle what dead processes reserved for the answers that were collected here."""
+        if self._budget is not None and self._foreign:
+            self._budget.recover(self._foreign)
+        self._foreign = {}
+
     def release(self, keys: Iterable[str]) -> None:
-        """Take back what was reserved for requests that were not sent, or not answered."""
+        """Take back what was reserved for requests that were not sent, or ended without an answer."""
         if self._budget is None:
             return
         nothing: dict[str, int | None] = {}
@@ -77,38 +137,3 @@ class Reservations:
                 nothing[key] = 0
         if nothing:
             self._budget.ledger.recover(nothing)
-
-    def flush(self) -> None:
-        """Settle what dead processes reserved for the answers that were collected here."""
-        if self._budget is not None and self._foreign:
-            self._budget.recover(self._foreign)
-        self._foreign = {}
-
-
-@dataclass(frozen=True)
-class PartWriter:
-    """Writes requests into parts. What is written is noted as taken and reserved before."""
-
-    line: Callable[[Request], bytes]
-    """The line of a request, once the wall has let it through."""
-    take: Callable[[str, Sequence[str]], None]
-    refuse: Callable[[str, str, OverBudget | None], None]
-    reservations: Reservations
-    state: BatchStore
-    store: ResponseStore
-    max_requests: int
-    max_bytes: int
-
-    def parts(self, requests: Iterator[Request]) -> Iterator[Part]:
-        """Yield files that are to be uploaded at once; each is gone when the next one is asked for."""
-        part = self._part()
-        try:
-            while some := list(islice(requests, REQUESTS_AT_ONCE)):
-                waiting: list[tuple[Request, bytes]] = []
-                for request in some:
-                    line = self.line(request)
-                    if not self._fits(part, waiting, line):
-                        self._write(part, waiting)
-                        waiting = []
-        finally:
-            part.file.close()

@@ -110,9 +110,13 @@ class BatchStore:
             connection.executemany("insert into submitted (key, tag) values (?, ?)", [(key, tag) for key in keys])
 
     def drop(self, tag: str, keys: Iterable[str]) -> None:
-        """Note that these requests do not go with the batch after all."""
+        """Note that these requests do not go with the batch in preparation after all."""
         with self._transaction() as connection:
             connection.executemany("delete from submitted where key = ? and tag = ?", [(key, tag) for key in keys])
+            connection.execute(
+                "delete from batches where tag = ? and not exists (select 1 from submitted where tag = batches.tag)",
+                [tag],
+            )
 
     def submit(self, tag: str, file_id: str) -> None:
         """Note that the server is about to be asked for the batch of an uploaded file."""

@@ -378,6 +378,10 @@ class Budget:
         answered = {key: self._actual(stored[key]) for key in abandoned if key in stored}
         return self.ledger.recover(answered) if answered else 0
 
+    def spent(self) -> list[Spending]:
+        """Return what the cell has cost in this build, by currency; nothing where it is free."""
+        return self.ledger.spent(build_id=self.account.build_id, cell=self.account.cell)
+
     @property
     def _is_free(self) -> bool:
         return self.price is not None and self.price.is_free

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from uuid import uuid4
 
+from estner_assets.llm.budget import Budget
 from estner_assets.llm.endpoints import Endpoint
 from estner_assets.llm.requests import Request, Response, now
 from estner_assets.llm.sending import send
@@ -25,6 +26,7 @@ WISHES_SHARE = 4
 """The store is written to when a quarter of the workers wait for it, or the first of them for ``LINGER_S``."""
 LINGER_S = 0.02
 _CLAIM_POLL_S = 0.2
+_NO_FAILURES = frozenset({AnswerStatus.PENDING, AnswerStatus.OVER_BUDGET})
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,17 @@ def ask(
     store: ResponseStore,
     wall: Wall,
     progress: Callable[[Progress], None],
+    budget: Budget | None = None,
 ) -> dict[str, Response]:
     """Ask for what the store lacks and return, by key, the outcomes that are not in the store afterwards.
 
     ``requests`` is read twice by index and may render lazily; of what the store has nothing is held, of the rest
     one key per request. Equal keys are asked once. Final responses are stored before their worker goes on;
-    failures and time-outs are not, so that the next run asks again.
+    failures and time-outs are not, so that the next run asks again. What the ``budget`` does not allow is not sent.
 
     Raises ``EgressRefused`` before anything is sent, ``EndpointError`` when no request can succeed.
     """
-    return _outcomes(_Run(requests, endpoint, annotator, store, wall, progress))
+    return _outcomes(_Run(requests, endpoint, annotator, store, wall, progress, budget))
 
 
 def answer(
@@ -102,10 +105,11 @@ class _Run:
         store: ResponseStore,
         wall: Wall,
         progress: Callable[[Progress], None],
+        budget: Budget | None = None,
         seen: Callable[[Sequence[str]], object] = len,
     ) -> None:
         self._requests, self._annotator, self._wall, self._progress = requests, annotator, wall, progress
-        self.endpoint, self.store = endpoint, store
+        self.endpoint, self.store, self._budget = endpoint, store, budget
         self.owner, self._began = uuid4().hex, time.monotonic()
         self.lost: dict[str, Response] = {}
         self._failures_in_a_row = self._failed = self._cached = self._total = 0
@@ -176,9 +180,13 @@ class _Run:
         request = self._requests[place]
         self._wall.check(request, self.endpoint)
         asked = self._annotator
-        response, body = await send(request, self.endpoint, asked.retries, asked.timeout_s, self._is_over)
+        response, body = await send(
+            request, self.endpoint, asked.retries, asked.timeout_s, self._is_over, self._budget
+        )
         if response.is_final:
             await journal.put(response, body)
+            if self._budget is not None:
+                self._budget.settle(response)
         else:
             await journal.release(key)
         return response
@@ -191,7 +199,7 @@ class _Run:
         else:
             self.lost[key] = response
             self._failed += askers
-            self._failures_in_a_row += response.status is not AnswerStatus.PENDING
+            self._failures_in_a_row += response.status not in _NO_FAILURES
         if response is not None:
             self._prompt_tokens += response.prompt_tokens
             self._completion_tokens += response.completion_tokens

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import httpx2
 import openai
 
+from estner_assets.llm.budget import Budget
 from estner_assets.llm.completions import BrokenBody, Failure, read_completion, read_failure
 from estner_assets.llm.endpoints import Endpoint, EndpointError, StructuredOutput
 from estner_assets.llm.requests import Request, Response, now
@@ -34,6 +35,8 @@ class _Retry:
     is_overload: bool = False
     is_refusal: bool = False
     """The server told us to come later, which is no fault of the request."""
+    may_cost: bool = False
+    """The server may have worked on it, so its worst case stays counted."""
 
 
 Answer: TypeAlias = tuple[Response, str]
@@ -46,14 +49,20 @@ def never() -> bool:
 
 
 async def send(
-    request: Request, endpoint: Endpoint, retries: int, timeout_s: float, is_over: Callable[[], bool] = never
+    request: Request,
+    endpoint: Endpoint,
+    retries: int,
+    timeout_s: float,
+    is_over: Callable[[], bool] = never,
+    budget: Budget | None = None,
 ) -> Answer:
     """Return what became of the request and the raw body (``""`` where there is none).
 
     Each try waits for its turn by the endpoint's limits. Tries again after rate limits, server errors, broken
     connections, time-outs and broken bodies, with exponential backoff and jitter or, with all other requests, as
     ``Retry-After`` says. A try that the server puts off (429, 529) does not count while it answers others. What
-    has its turn when ``is_over()`` is not asked any more. ``timeout_s`` bounds each try, in seconds. Raises
+    has its turn when ``is_over()`` is not asked any more. ``timeout_s`` bounds each try, in seconds. Each try
+    reserves its worst case of the ``budget``; who stores the answer settles it. Raises
     ``EndpointError`` for what no other request would survive: a wrong key, no permission, an unknown model, an
     empty account.
     """
@@ -61,20 +70,25 @@ async def send(
         # The first request goes alone: it finds out which format the server takes, and whether the key is good
         async with endpoint.settling:
             if not endpoint.is_settled:
-                result = await _send(request, endpoint, retries, timeout_s, is_over)
+                result = await _send(request, endpoint, retries, timeout_s, is_over, budget)
                 endpoint.is_settled = endpoint.is_settled or result[0].is_final
                 return result
-    return await _send(request, endpoint, retries, timeout_s, is_over)
+    return await _send(request, endpoint, retries, timeout_s, is_over, budget)
 
 
 async def _send(
-    request: Request, endpoint: Endpoint, retries: int, timeout_s: float, is_over: Callable[[], bool]
+    request: Request,
+    endpoint: Endpoint,
+    retries: int,
+    timeout_s: float,
+    is_over: Callable[[], bool],
+    budget: Budget | None,
 ) -> Answer:
     limits = endpoint.limits
     tries = counted = 0
     while True:
         answers = limits.answers
-        outcome = await _negotiated(request, endpoint, timeout_s, is_over)
+        outcome = await _negotiated(request, endpoint, timeout_s, is_over, budget)
         if not isinstance(outcome, _Retry):
             return outcome
         tries += 1
@@ -103,13 +117,13 @@ def _pause_s(attempt: int, retry: _Retry, backoff_s: float) -> float:
 
 
 async def _negotiated(
-    request: Request, endpoint: Endpoint, timeout_s: float, is_over: Callable[[], bool]
+    request: Request, endpoint: Endpoint, timeout_s: float, is_over: Callable[[], bool], budget: Budget | None
 ) -> Answer | _Retry:
     """Try the endpoint's output format, then weaker ones; keep for the endpoint the first that it takes."""
     form: StructuredOutput | None = endpoint.structured_output
     refused: Failure | None = None
     while form is not None:
-        outcome = await _in_turn(request, endpoint, form, timeout_s, is_over)
+        outcome = await _in_turn(request, endpoint, form, timeout_s, is_over, budget)
         if not isinstance(outcome, Failure):
             if refused and not isinstance(outcome, _Retry) and outcome[0].is_final:
                 endpoint.structured_output = form
@@ -122,7 +136,12 @@ async def _negotiated(
 
 
 async def _in_turn(
-    request: Request, endpoint: Endpoint, form: StructuredOutput, timeout_s: float, is_over: Callable[[], bool]
+    request: Request,
+    endpoint: Endpoint,
+    form: StructuredOutput,
+    timeout_s: float,
+    is_over: Callable[[], bool],
+    budget: Budget | None,
 ) -> Answer | _Retry | Failure:
     """Wait for a turn, send once, and let the limits learn from it."""
     limits = endpoint.limits
@@ -132,16 +151,36 @@ async def _in_turn(
             reason = "not asked: too many requests before it failed in a row"
             return Response(request.key, AnswerStatus.PENDING, reason=reason, created_at=now()), ""
         began = time.monotonic()
-        outcome = await _once(request, endpoint, form, timeout_s)
+        outcome = await _paid(request, endpoint, form, timeout_s, budget)
         if isinstance(outcome, _Retry) and outcome.is_overload:
             limits.overloaded(turn, outcome.after_s)
         if isinstance(outcome, _Retry | Failure):
             return outcome
         response, body = outcome
+        if response.status is AnswerStatus.OVER_BUDGET:
+            return outcome
         limits.answered(turn, response.prompt_tokens, response.completion_tokens)
         return replace(response, latency_s=round(time.monotonic() - began, 3), created_at=now()), body
     finally:
         limits.end(turn)
+
+
+async def _paid(
+    request: Request, endpoint: Endpoint, form: StructuredOutput, timeout_s: float, budget: Budget | None
+) -> Answer | _Retry | Failure:
+    """Send once, within the budget; take the reservation back for what the server did not work on."""
+    if budget is None:
+        return await _once(request, endpoint, form, timeout_s)
+    if over := budget.reserve(request):
+        return Response(request.key, AnswerStatus.OVER_BUDGET, reason=str(over), created_at=now()), ""
+    try:
+        outcome = await _once(request, endpoint, form, timeout_s)
+    except EndpointError:
+        budget.release(request.key)
+        raise
+    if isinstance(outcome, Failure) or (isinstance(outcome, _Retry) and not outcome.may_cost):
+        budget.release(request.key)
+    return outcome
 
 
 async def _once(
@@ -154,17 +193,18 @@ async def _once(
         async with asyncio.timeout(timeout_s):
             answer = await endpoint.post(_body(request, endpoint, form))
     except (openai.APITimeoutError, httpx2.TimeoutException, TimeoutError):
-        return _Retry(AnswerStatus.TIMED_OUT, f"no answer within {timeout_s:g} s", is_overload=True)
+        return _Retry(AnswerStatus.TIMED_OUT, f"no answer within {timeout_s:g} s", is_overload=True, may_cost=True)
     except (openai.APIConnectionError, httpx2.TransportError) as error:
         cause = type(error.__cause__ if isinstance(error, openai.APIConnectionError) else error).__name__
-        return _Retry(AnswerStatus.FAILED, f"no connection to {endpoint.host} ({cause})")
+        may_cost = not isinstance(error, openai.APIConnectionError | httpx2.ConnectError)
+        return _Retry(AnswerStatus.FAILED, f"no connection to {endpoint.host} ({cause})", may_cost=may_cost)
     endpoint.limits.learn(answer.headers.raw)
     if not answer.is_success:
         return _judged(read_failure(answer.status_code, answer.headers, answer.text), endpoint, empty)
     try:
         return read_completion(answer.text, empty), answer.text
     except BrokenBody as error:
-        return _Retry(AnswerStatus.FAILED, endpoint.redacted(f"unreadable answer: {error}"))
+        return _Retry(AnswerStatus.FAILED, endpoint.redacted(f"unreadable answer: {error}"), may_cost=True)
 
 
 def _judged(failure: Failure, endpoint: Endpoint, empty: Response) -> Answer | _Retry | Failure:

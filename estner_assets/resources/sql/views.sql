@@ -36,7 +36,9 @@ with notes as (
         count(*) filter (where status = 'over_budget') as over_budget,
         count(*) filter (where status = 'pending') as pending,
         sum(prompt_tokens)::bigint as prompt_tokens,
-        sum(completion_tokens)::bigint as completion_tokens
+        sum(completion_tokens)::bigint as completion_tokens,
+        case when count(cost) = count(*) then sum(cost) end as cost,
+        any_value(currency) as currency
     from annotations
     group by annotator, prompt
 ),
@@ -56,7 +58,7 @@ select
     n.failed, n.over_budget, n.pending, n.notes - n.annotated as not_annotated,
     coalesce(m.mentions, 0) as mentions, coalesce(m.grounded, 0) as grounded,
     coalesce(m.overlapping, 0) as overlapping, coalesce(m.ambiguous, 0) as ambiguous, coalesce(m.absent, 0) as absent,
-    n.prompt_tokens, n.completion_tokens, l.retired_at is not null as is_retired
+    n.prompt_tokens, n.completion_tokens, n.cost, n.currency, l.retired_at is not null as is_retired
 from notes n
 left join mentions m on m.annotator = n.annotator and m.prompt = n.prompt
 join materializations l on l.is_current and l.asset = 'annotations'
