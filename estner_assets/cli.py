@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from estner_assets.declarations import DeclarationError
+from estner_assets.ner.parsing import AnswerStatus
 from estner_assets.printing import (
     err,
     out,
@@ -198,6 +199,35 @@ def backfill(
 
         wanted = Selection(annotator=annotator, prompt=prompt)
         _end(_build(opened, Options(jobs=jobs, selection=wanted, forced=forced, fail_fast=fail_fast)))
+
+
+@app.command()
+def retry(
+    annotator: AnnotatorOption = None,
+    prompt: PromptOption = None,
+    status: Annotated[
+        list[AnswerStatus] | None,
+        typer.Option(help="Which notes: those without an answer otherwise. Bad answers are kept, but set aside."),
+    ] = None,
+    dry_run: DryRunOption = False,
+    jobs: JobsOption = 2,
+    project: ProjectOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Ask again about the notes that failed, and make what depends on them."""
+    from estner_assets.retrying import UNANSWERED, failed_notes, set_answers_aside
+    from estner_assets.selection import Selection
+
+    with _opened(project, profile) as opened:
+        found = failed_notes(opened, tuple(status or UNANSWERED), annotator, prompt)
+        out.print(f"{found.notes} notes of {len(found.cells)} cells to ask about again")
+        if dry_run or not found.notes:
+            return
+        from estner_assets.builder import Options
+
+        set_answers_aside(opened, found)
+        wanted = Selection(annotator=annotator, prompt=prompt)
+        _end(_build(opened, Options(jobs=jobs, selection=wanted, forced=found.cells)))
 
 
 def _end(outcome: "Outcome") -> None:

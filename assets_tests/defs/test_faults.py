@@ -2,7 +2,9 @@
 
 import json
 import random
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,9 +14,13 @@ import pytest
 from assets_tests.builds import edit_prompt, rebuild, rows
 from assets_tests.llm.fake_openai import FakeOpenAI, Question, Reply, completion, error
 from assets_tests.projects import DRUGS, edit_yaml, write_yaml
+from estner_assets.builder import Options
 from estner_assets.defs.checks import ledger_balances
 from estner_assets.defs.table_asset import ProjectResource
+from estner_assets.ner.parsing import AnswerStatus
+from estner_assets.project import Project
 from estner_assets.resources.lineage import Partition
+from estner_assets.retrying import failed_notes, set_answers_aside
 
 PRICE = {"input_per_million": "2", "output_per_million": "8", "currency": "EUR", "as_of": "2026-01-01"}
 CELL = Partition("annotations", "stub", "second")
@@ -105,3 +111,28 @@ def test_a_budget_without_a_price_asks_nothing(faulty: Path, server: FakeOpenAI)
     outcome = rebuild(faulty)
     assert "the price of 'stub' is unknown" in outcome.failed[CELL]
     assert server.questions == []
+
+
+def test_failed_notes_are_asked_again_and_their_answers_kept(
+    faulty: Path, server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retry asks about refused and malformed notes alone; what was paid for stays in the store, set aside."""
+    rebuild(faulty)
+    project = Project.open(faulty, "demo")
+    statuses = (AnswerStatus.REFUSED, AnswerStatus.MALFORMED, AnswerStatus.TRUNCATED, AnswerStatus.FILTERED)
+    failed = failed_notes(project, statuses, annotator="stub", prompt="second")
+    assert failed.notes == len(failed.answers) > 0
+    assert failed.cells == {CELL}
+    bodies = {key: raw_body(project, "responses", key) for key in failed.answers}
+    monkeypatch.setattr(server, "answer", lambda question: completion(found(question)))
+    server.questions.clear()
+    assert set_answers_aside(project, failed) == failed.notes
+    assert rebuild(faulty, Options(forced=failed.cells)).failed == {}
+    assert len(server.questions) == failed.notes
+    assert rows(faulty, "select not_annotated from cells where prompt = 'second'") == [{"not_annotated": 0}]
+    assert {key: raw_body(project, "set_aside", key) for key in failed.answers} == bodies
+
+
+def raw_body(project: Project, table: str, key: str) -> str:
+    with closing(sqlite3.connect(project.responses_path)) as connection:
+        return str(connection.execute(f"select raw_body from {table} where key = ?", [key]).fetchone()[0])

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from estner_assets.llm.requests import Response
+from estner_assets.llm.requests import Response, now
 from estner_assets.ner.parsing import AnswerStatus
 
 SCHEMA_VERSION = 1
@@ -27,6 +27,11 @@ create table if not exists responses (
     model_version text, prompt_tokens integer not null, completion_tokens integer not null,
     latency_s real not null, created_at text not null, raw_body text not null
 ) strict, without rowid;
+create table if not exists set_aside (
+    set_aside_at text not null, key text not null, status text not null, text text not null, reason text not null,
+    finish_reason text, model_version text, prompt_tokens integer not null, completion_tokens integer not null,
+    latency_s real not null, created_at text not null, raw_body text not null
+) strict;
 create table if not exists claims (key text primary key, owner text not null) strict, without rowid;
 """
 _COLUMNS = ", ".join(field.name for field in fields(Response))
@@ -123,6 +128,20 @@ class ResponseStore:
         _check_final(response)
         with self._transaction() as connection:
             connection.execute(_PUT, _row(response, raw_body))
+
+    def set_aside(self, keys: Iterable[str]) -> int:
+        """Keep the responses of these keys out of the way, so that they are asked again; return how many there were.
+
+        They were paid for, so they are moved to ``set_aside`` and not deleted.
+        """
+        moved = 0
+        with self._transaction() as connection:
+            for key in dict.fromkeys(keys):
+                connection.execute(
+                    f"insert into set_aside select ?, {_COLUMNS}, raw_body from responses where key = ?", [now(), key]
+                )
+                moved += connection.execute("delete from responses where key = ?", [key]).rowcount
+        return moved
 
     def raw_body(self, key: str) -> str | None:
         """Return what the server sent for this key, to the letter."""
