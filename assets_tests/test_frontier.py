@@ -50,3 +50,25 @@ def test_an_input_outside_the_selection_that_is_up_to_date_holds_back_nothing() 
     steps = (step(ONE), step(MODEL, ONE, reason="profile tagger.epochs 1 → 2"))
     found = frontier(Plan(steps, {}), {MODEL}, {}, is_fan_in)
     assert ([one.partition for one in found.due], found.held_back) == ([MODEL], {})
+
+
+def test_a_table_over_all_cells_that_nothing_else_moved_is_held_back() -> None:
+    """It stays stale and says why, and so does what is made from it; neither counts as up to date."""
+    report = Partition("report")
+    steps = (step(ONE, reason="new"), step(BOARD, ONE), step(report, BOARD))
+    found = frontier(Plan(steps, {}), {BOARD, report}, {}, is_fan_in)
+    assert found.held_back == {
+        BOARD: "it is made from annotations[a/p], which is not selected; add --upstream",
+        report: "it is made from leaderboard, which is held back",
+    }
+    assert (found.settled, found.due) == (set(), [])
+    changed = (step(ONE, reason="new"), step(BOARD, ONE), step(report, BOARD, reason="profile report changed"))
+    assert [one.partition for one in frontier(Plan(changed, {}), {BOARD, report}, {}, is_fan_in).due] == [report]
+
+
+def test_a_selected_table_over_one_that_is_not_selected_is_held_back() -> None:
+    """A stale leaderboard outside the selection does not pass for a current one."""
+    report = Partition("report")
+    steps = (step(ONE, reason="new"), step(BOARD, ONE), step(report, BOARD))
+    found = frontier(Plan(steps, {}), {report}, {}, is_fan_in)
+    assert found.held_back == {report: "it is made from leaderboard, which is not selected; add --upstream"}

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from assets_tests.builds import edit_prompt, rebuild, rows
+from assets_tests.builds import change_records, edit_prompt, rebuild, rows
 from assets_tests.projects import edit_yaml
+from estner_assets.builder import Options
 from estner_assets.project import Project
 from estner_assets.provenance import Making, NeverMadeError, as_json, provenance
 from estner_assets.resources.lineage import Partition
+from estner_assets.selection import Selection
 
 EVALUATION = Partition("evaluation", "stub", "second")
 
@@ -81,6 +83,36 @@ def test_one_query_says_what_changed_between_two_leaderboards(copied: Path) -> N
         "select distinct setting, annotator, prompt from leaderboard_causes(?, ?) order by all", [earlier, later]
     )
     assert [tuple(row.values()) for row in causes] == [("evaluation", "", ""), ("prompt", "", "second")]
+
+
+def test_a_database_of_an_earlier_version_learns_its_chains(copied: Path) -> None:
+    """Without source ids a chain is refused with the remedy; the next build fills them in, and makes nothing."""
+    project = Project.open(copied, "demo")
+    before = as_json(chain(copied, EVALUATION))
+    with project.warehouse.writing() as connection:
+        connection.execute("update materialization_inputs set source_id = null")
+        connection.execute("update warehouse_schema set version = 'earlier' where name = '(all)'")
+    with pytest.raises(NeverMadeError, match="run `estner build` once"):
+        chain(copied, EVALUATION)
+    assert rebuild(copied).built == []
+    assert as_json(chain(copied, EVALUATION)) == before
+
+
+def test_two_makings_of_one_partition_are_told_apart(copied: Path) -> None:
+    """Cells of two corpora behind one leaderboard: both records stand in its chain, each with its own file."""
+    change_records(copied)
+    assert rebuild(copied, Options(selection=Selection(prompt="second"))).failed == {}
+    nested = str(as_json(chain(copied, Partition("leaderboard"))))
+    versions = rows(
+        copied,
+        "select version from ancestry((select materialization_id from materializations "
+        "where is_current and asset = 'leaderboard')) where kind = 'asset' and name = 'records'",
+    )
+    assert len({row["version"] for row in versions}) == 2
+    assert [nested.count(f"'asset': 'records', 'data_version': '{row['version']}', 'code") for row in versions] == [
+        1,
+        1,
+    ]
 
 
 def test_a_chain_names_the_making_that_was_read(copied: Path) -> None:

@@ -45,7 +45,9 @@ def edit_both(root: Path) -> None:
 def test_a_prompt_can_be_built_alone(copied: Path, server: FakeOpenAI) -> None:
     """One prompt's cells and the tables over all cells are made; the other prompt stays stale, and says so."""
     edit_both(copied)
-    built = remade(copied, Options(selection=Selection(prompt="second")))
+    outcome = rebuild(copied, Options(selection=Selection(prompt="second")))
+    assert (outcome.failed, outcome.held_back) == ({}, {})
+    built = {str(partition) for partition in outcome.built}
     assert built == {"prompts[second]"} | of_cell(CELL_ASSETS, "stub/second") | FINAL_ASSETS
     assert not is_in_sync(copied)
     rest = remade(copied)

@@ -1,5 +1,6 @@
 """What the UI shows of a graph that is out of sync, and what brings it back."""
 
+import re
 from pathlib import Path
 
 import dagster as dg
@@ -7,7 +8,7 @@ import pytest
 
 from assets_tests.builds import edit_prompt, versions
 from assets_tests.llm.fake_openai import FakeOpenAI
-from assets_tests.projects import edit_yaml
+from assets_tests.projects import PROMPT, edit_yaml
 from estner_assets.definitions import definitions_of
 from estner_assets.defs.table_asset import ProjectResource
 from estner_assets.graph import NODES
@@ -31,9 +32,18 @@ def watched(root: Path, instance: dg.DagsterInstance, cursor: str | None = None)
     return result
 
 
-def kept(root: Path, instance: dg.DagsterInstance) -> object:
-    with dg.build_sensor_context(instance=instance) as context:
-        return keep_in_sync(context, project=resource(root))
+def kept(root: Path, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
+    with dg.build_sensor_context(instance=instance, cursor=cursor) as context:
+        result = keep_in_sync(context, project=resource(root))
+    assert isinstance(result, dg.SensorResult)
+    return result
+
+
+def skipped(result: dg.SensorResult) -> str:
+    """Return why the sensor started nothing."""
+    assert not result.run_requests
+    assert result.skip_reason is not None
+    return result.skip_reason.skip_message or ""
 
 
 def out_of_sync(result: dg.SensorResult) -> dict[str, str]:
@@ -63,25 +73,27 @@ def test_an_edited_prompt_is_seen_on_every_asset_that_it_reaches(copied: Path, i
 def test_broken_declarations_are_said_and_change_no_check(copied: Path, instance: dg.DagsterInstance) -> None:
     """While a declaration cannot be read, both sensors say why and do nothing."""
     edit_yaml(copied / "declarations" / "profiles" / "demo.yaml", "tagger", "epochs", value=-1)
-    result, skipped = watched(copied, instance), kept(copied, instance)
-    assert (result.asset_events, result.run_requests) == ([], [])
-    assert result.skip_reason is not None
-    assert "tagger.epochs" in (result.skip_reason.skip_message or "")
-    assert isinstance(skipped, dg.SkipReason)
-    assert "tagger.epochs" in (skipped.skip_message or "")
+    for result in (watched(copied, instance), kept(copied, instance)):
+        assert not result.asset_events
+        assert "tagger.epochs" in skipped(result)
 
 
-def test_the_sensor_asks_for_a_build_once_per_state(copied: Path, instance: dg.DagsterInstance) -> None:
-    """Nothing stale: no run. Stale: one run, known by its key; the same edit later is another state."""
-    assert isinstance(kept(copied, instance), dg.SkipReason)
+def test_the_sensor_asks_for_a_build_whenever_something_has_moved(copied: Path, instance: dg.DagsterInstance) -> None:
+    """Nothing stale: none. Stale: one. The same plan again, as after a failure: a pause first. Another edit, or the
+    same one after a time in sync: at once."""
+    assert skipped(kept(copied, instance)) == "everything is in sync"
     edit_prompt(copied, "second", "List drugs alone, as JSON.")
-    first, again = kept(copied, instance), kept(copied, instance)
-    assert isinstance(first, dg.RunRequest)
-    assert first == again
+    first = kept(copied, instance)
+    assert first.run_requests == [dg.RunRequest()]
+    again = skipped(kept(copied, instance, first.cursor))
+    assert re.match(r"the last build left the same plan; the next one starts in \d\d s, or when something moves", again)
+    (copied / "declarations" / "prompts" / "second.md").write_text(PROMPT, encoding="utf-8")
+    settled = kept(copied, instance, first.cursor)
+    assert skipped(settled) == "everything is in sync"
+    edit_prompt(copied, "second", "List drugs alone, as JSON.")
+    assert kept(copied, instance, settled.cursor).run_requests == [dg.RunRequest()]
     edit_prompt(copied, "second", "List procedures too, as JSON.")
-    other = kept(copied, instance)
-    assert isinstance(other, dg.RunRequest)
-    assert other.run_key != first.run_key
+    assert kept(copied, instance, first.cursor).run_requests == [dg.RunRequest()]
 
 
 def test_the_job_brings_everything_into_sync(
@@ -93,7 +105,7 @@ def test_the_job_brings_everything_into_sync(
     job = definitions_of(Project.open(copied, "demo").declarations).resolve_job_def("everything")
     assert job.execute_in_process(instance=instance).success
     assert len(server.questions) == 30
-    assert isinstance(kept(copied, instance), dg.SkipReason)
+    assert skipped(kept(copied, instance)) == "everything is in sync"
     assert out_of_sync(watched(copied, instance)) == {}
     event = instance.get_latest_materialization_event(dg.AssetKey("annotations"))
     assert event is not None

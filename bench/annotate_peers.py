@@ -28,7 +28,7 @@ PEERS = (
         "langextract",
         ("langextract[openai]==1.7.1",),
         json.dumps({"extractions": [{"drug": "Concor COR", "drug_attributes": {}}]}),
-        "a thread per call; nothing stored; one failed call ends the run; no rate limits",
+        "a thread per call; nothing stored; one call that fails after the SDK's two retries ends the run",
     ),
     Peer(
         "bespokelabs-curator",

@@ -17,7 +17,7 @@ import dagster as dg
 from estner_assets.defs.declared import DECLARED, publish_moved
 from estner_assets.frontier import Frontier, frontier
 from estner_assets.planner import Plan, Planner, Step
-from estner_assets.project import Project
+from estner_assets.project import PATIENCE_S, Project
 from estner_assets.resources.lineage import Partition
 from estner_assets.resources.locks import LockTimeoutError, file_lock
 from estner_assets.running import InThisProcess, Result, Runner, Workers, workers
@@ -71,11 +71,19 @@ def build(
     Raises ``SelectionError`` for a selection that names nothing.
     """
     options = options or Options()
+    _check(project, options.selection)
     with (
         _lock(project, report),
         _executor(project, instance, report, options.jobs) as executor,
     ):
         return _Build(project, instance, report, executor, options).run()
+
+
+def _check(project: Project, selection: Selection) -> None:
+    """Raise ``SelectionError`` for words that name nothing, before waiting for anybody."""
+    if not selection.is_everything:
+        planner = Planner(project.declarations)
+        selection.partitions(planner, planner.plan(project.warehouse).steps)
 
 
 @contextmanager
@@ -100,7 +108,8 @@ def _executor(
         report(Event(partition, "progress", text))
 
     build_id = uuid4().hex
-    if jobs == 1:
+    if instance.is_ephemeral:
+        # it lives in this process alone
         yield InThisProcess(Runner(project, instance, build_id), progress)
     else:
         with workers(project, jobs, progress, build_id) as pool:
@@ -139,22 +148,25 @@ class _Build:
             planner, plan = self._plan()
 
     def _plan(self) -> tuple[Planner, Plan]:
-        self.project = self.project.reopened()
+        self.project = self.project.reopened(PATIENCE_S)
         planner = Planner(self.project.declarations)
         return planner, planner.plan(self.project.warehouse, self.forced)
 
     def _publish(self, found: Frontier) -> bool:
         """Publish the declarations that are due; return whether there were any."""
-        declared = [step.partition for step in found.due if step.partition.asset in DECLARED]
+        declared = [step.partition for step in found.due if step.partition.asset in DECLARED and not self._is_stopped()]
         if declared:
             publish_moved(self.project, self.instance, declared)
         for partition in declared:
             self._done(partition, "published")
         return bool(declared)
 
+    def _is_stopped(self) -> bool:
+        return self.is_broken or (self.options.fail_fast and bool(self.outcome.failed))
+
     def _start(self, found: Frontier) -> bool:
         """Start what is due as far as there is room, then wait for an end; return False where nothing runs."""
-        is_stopped = self.is_broken or (self.options.fail_fast and self.outcome.failed)
+        is_stopped = self._is_stopped()
         busy = {partition for partition, _ in self.running.values()}
         for step in found.due:
             if step.partition not in busy and len(self.running) < self.options.jobs and not is_stopped:
@@ -202,8 +214,9 @@ class _Build:
     def _closed(self, found: Frontier, plan: Plan, first: Sequence[Partition]) -> Outcome:
         """Return what became of every step."""
         outcome = self.outcome
-        outcome.held_back = found.held_back | {
-            step.partition: "the build stopped before it" for step in (*found.due, *found.waiting)
+        stopped = {step.partition: "the build stopped before it" for step in (*found.due, *found.waiting)}
+        outcome.held_back = {
+            partition: text for partition, text in (found.held_back | stopped).items() if partition not in outcome.built
         }
         ended = {*outcome.built, *outcome.failed, *outcome.held_back}
         outcome.skipped = [partition for partition in first if partition not in ended]

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 from estner_assets.declarations import Cell, Declarations
 from estner_assets.llm.prices import CHARACTERS_PER_TOKEN, USUAL_ANSWER_TOKENS, cost, price_of
 from estner_assets.llm.questions import Note, Questions
+from estner_assets.llm.store import StoreError
 from estner_assets.planner import Plan, Step
 from estner_assets.project import Project
 from estner_assets.resources.lineage import Partition
@@ -26,19 +28,26 @@ _KEYS_A_QUERY = 500
 _TYPICAL_WORD = "ravimiga "
 
 
+Certainty = Literal["exactly", "about", "at most"]
+
+
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """The LLM calls of one step. Tokens and cost are those of the calls to send; ``cost`` is None where no price is
-    known, and ``is_exact`` says that notes and stored answers were all looked at (tokens are always a guess)."""
+    """The LLM calls of one step, or of several. Tokens and costs are those of the calls to send.
+
+    ``costs`` is by currency; the calls of which no price is known are ``unpriced``. ``certainty`` is of the numbers
+    of calls: ``at most`` where the notes are still to be made, so that no stored answer can be counted on; ``about``
+    where a sample stands for all. Tokens are always a guess.
+    """
 
     notes: int
     total: int
     stored: int
     prompt_tokens: int
     completion_tokens: int
-    cost: Decimal | None
-    currency: str
-    is_exact: bool
+    costs: Mapping[str, Decimal]
+    unpriced: int
+    certainty: Certainty
 
     @property
     def to_send(self) -> int:
@@ -103,7 +112,8 @@ class _Counting:
         for step in self.asking:
             partition = step.partition
             if partition not in counted:
-                counted[partition] = replace(by_prompt.get(partition.prompt, some), is_exact=False)
+                like = by_prompt.get(partition.prompt, some)
+                counted[partition] = replace(like, certainty="about" if like.certainty == "exactly" else like.certainty)
         return counted
 
     def _counted(self, partition: Partition, most: int) -> Calls:
@@ -115,23 +125,25 @@ class _Counting:
         questions = Questions(notes, annotator, prompt, self.declarations.enabled_entities, language)
         every = max(1, -(-len(questions) // most))
         sample = [questions[index] for index in range(0, len(questions), every)]
-        answered = stored_keys(self.project.responses_path, [request.key for request in sample])
+        answered = stored_keys(self.project.responses_path, [request.key for request in sample]) if is_known else set()
         missing = [request for request in sample if request.key not in answered]
-        scale = len(questions) / max(1, len(sample))
+        looks = 2 if prompt.second_look else 1
+        scale = looks * len(questions) / max(1, len(sample))
+        to_send = round(scale * len(missing))
         characters = sum(len(message.content) for request in missing for message in request.messages)
-        prompt_tokens = round(scale * characters / CHARACTERS_PER_TOKEN)
-        stored = len(questions) - round(scale * len(missing))
-        completion_tokens = (len(questions) - stored) * min(USUAL_ANSWER_TOKENS, prompt.max_answer_tokens)
+        answer_tokens = min(USUAL_ANSWER_TOKENS, prompt.max_answer_tokens)
+        tokens = round(scale * characters / CHARACTERS_PER_TOKEN), to_send * answer_tokens
         price = price_of(annotator, self.declarations.prices)
+        is_sample = every > 1 or looks > 1
         return Calls(
             notes=len(notes),
-            total=len(questions),
-            stored=stored,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            cost=cost(price, prompt_tokens, completion_tokens) if price else None,
-            currency=price.currency if price else "",
-            is_exact=is_known and every == 1,
+            total=looks * len(questions),
+            stored=looks * len(questions) - to_send,
+            prompt_tokens=tokens[0],
+            completion_tokens=tokens[1],
+            costs={price.currency: cost(price, *tokens)} if price and not price.is_free else {},
+            unpriced=0 if price else to_send,
+            certainty="at most" if not is_known else "about" if is_sample else "exactly",
         )
 
     def _notes(self, partition: Partition) -> tuple[list[Note], bool]:
@@ -153,11 +165,14 @@ def stored_keys(path: Path, keys: Sequence[str]) -> set[str]:
     # without a log beside it nobody writes now, and the file can be read as it lies
     mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
     found: set[str] = set()
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)) as connection:
-        for start in range(0, len(keys), _KEYS_A_QUERY):
-            some = keys[start : start + _KEYS_A_QUERY]
-            marks = ", ".join("?" * len(some))
-            found |= {key for (key,) in connection.execute(f"select key from responses where key in ({marks})", some)}
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)) as connection:
+            for start in range(0, len(keys), _KEYS_A_QUERY):
+                some = keys[start : start + _KEYS_A_QUERY]
+                query = f"select key from responses where key in ({', '.join('?' * len(some))})"
+                found |= {key for (key,) in connection.execute(query, some)}
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"{path} is no response store ({error}); move it away to start a new one") from error
     return found
 
 
@@ -197,19 +212,21 @@ class _Durations:
 
 
 def total(found: Mapping[Partition, Estimate]) -> Estimate:
-    """Return the sum; money of several currencies, or of unknown prices, has none."""
+    """Return the sum; cells that ask the same question each count it, though it is sent once."""
     calls = [one.calls for one in found.values() if one.calls]
     durations = [one.duration_s for one in found.values() if one.duration_s is not None]
-    currencies = {one.currency for one in calls if one.cost}
-    is_priced = len(currencies) <= 1 and all(one.cost is not None for one in calls)
+    costs: dict[str, Decimal] = {}
+    for one in calls:
+        for currency, amount in one.costs.items():
+            costs[currency] = costs.get(currency, Decimal(0)) + amount
     summed = Calls(
         notes=sum(one.notes for one in calls),
         total=sum(one.total for one in calls),
         stored=sum(one.stored for one in calls),
         prompt_tokens=sum(one.prompt_tokens for one in calls),
         completion_tokens=sum(one.completion_tokens for one in calls),
-        cost=sum((one.cost or Decimal(0) for one in calls), Decimal(0)) if is_priced else None,
-        currency=next(iter(currencies), ""),
-        is_exact=all(one.is_exact for one in calls),
+        costs=costs,
+        unpriced=sum(one.unpriced for one in calls),
+        certainty="exactly" if len(calls) == 1 and calls[0].certainty == "exactly" else "at most",
     )
     return Estimate(sum(durations) if durations else None, summed if calls else None)

@@ -28,31 +28,33 @@ def frontier(
 ) -> Frontier:
     """Sort the steps of a plan; ``selected`` is None where everything is.
 
-    A step waits for all that it is made from. A fan-in does without cells that failed or are not selected, and
-    when it is up to date but for those, it is settled.
+    A step waits for all that it is made from. A fan-in is made without cells that failed or are not selected, if
+    anything else of it has changed; if nothing has, it is held back, and what is made from it is not.
     """
     found = Frontier()
     given_up: dict[Partition, str] = {partition: "failed" for partition in failed}
+    incomplete: set[Partition] = set()
     for step in plan.steps:
         partition = step.partition
         waits = [source for source in step.waits_for if source not in found.settled]
-        lost = [source for source in waits if source in given_up and not is_fan_in(partition, source)]
-        waits = [source for source in waits if source not in given_up]
-        if selected is not None and partition not in selected:
-            is_current = not (step.reasons or (step.waits_for and (waits or lost)))
-            if is_current:
-                found.settled.add(partition)
-            else:
-                given_up[partition] = "is not selected; add --upstream"
-        elif partition in given_up:
+        lost = [source for source in waits if source in given_up]
+        needed = [source for source in lost if not is_fan_in(partition, source)]
+        open_waits = [source for source in waits if source not in given_up and source not in incomplete]
+        if partition in given_up:
             continue
-        elif lost:
+        if not (waits or step.reasons):
+            found.settled.add(partition)
+        elif selected is not None and partition not in selected:
+            given_up[partition] = "is not selected; add --upstream"
+        elif needed:
+            found.held_back[partition] = f"it is made from {needed[0]}, which {given_up[needed[0]]}"
             given_up[partition] = "is held back"
-            found.held_back[partition] = f"it is made from {lost[0]}, which {given_up[lost[0]]}"
-        elif waits:
+        elif open_waits:
             found.waiting.append(step)
         elif step.reasons:
             found.due.append(step)
         else:
-            found.settled.add(partition)
+            cause = f"{lost[0]}, which {given_up[lost[0]]}" if lost else f"{waits[0]}, which is held back"
+            found.held_back[partition] = f"it is made from {cause}"
+            incomplete.add(partition)
     return found

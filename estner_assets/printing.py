@@ -61,14 +61,15 @@ def _details(estimate: Estimate) -> str:
 
 
 def _calls(calls: Calls) -> str:
-    about = "" if calls.is_exact else "about "
-    text = f"{about}{calls.to_send:,} calls to send, {calls.stored:,} answers stored"
+    certainty = "" if calls.certainty == "exactly" else f"{calls.certainty} "
+    text = f"{certainty}{calls.to_send:,} calls to send, {calls.stored:,} answers stored"
     if not calls.to_send:
         return text
+    costs = [f"about {amount:.2f} {currency}" for currency, amount in calls.costs.items()]
+    if calls.unpriced:
+        costs.append(f"{calls.unpriced:,} calls of unknown price (add the model to prices.yaml)")
     tokens = f"about {calls.prompt_tokens:,} + {calls.completion_tokens:,} tokens"
-    if calls.cost is None:
-        return f"{text}, {tokens}, cost unknown: no price declared"
-    return f"{text}, {tokens}" + (f", about {calls.cost:.2f} {calls.currency}" if calls.currency else ", free")
+    return f"{text}, {tokens}, {' and '.join(costs) or 'free'}"
 
 
 def _duration(seconds: float) -> str:
@@ -111,9 +112,9 @@ def _estimate_json(estimate: Estimate) -> dict[str, Any]:
         "to_send": calls.to_send,
         "prompt_tokens": calls.prompt_tokens,
         "completion_tokens": calls.completion_tokens,
-        "cost": None if calls.cost is None else str(calls.cost),
-        "currency": calls.currency or None,
-        "is_exact": calls.is_exact,
+        "costs": {currency: str(amount) for currency, amount in calls.costs.items()},
+        "unpriced": calls.unpriced,
+        "certainty": calls.certainty,
     }
 
 
@@ -157,25 +158,26 @@ def print_chain(making: Making, scores: Sequence[Row], in_full: bool) -> None:
     for row in scores:
         out.print(f"{row['system']} {row['entity']}: strict F1 {row['f1']:.3f} ({row['support']} gold spans)")
     out.print(_making(making))
-    for line in _branches(making, {making.partition}, None if in_full else _SHOWN_SETTING_CHARACTERS):
+    for line in _branches(making, {making.materialization_id}, None if in_full else _SHOWN_SETTING_CHARACTERS):
         out.print(line)
 
 
-def _branches(making: Making, seen: set[Partition], most: int | None) -> Iterator[str]:
+def _branches(making: Making, seen: set[str], most: int | None) -> Iterator[str]:
     """Yield the lines below a making: its settings, then what it was made from, each with its own lines below."""
     settings = [
         f"[cyan]{escape(name.replace('_', ' '))}[/cyan] {version}  [dim]{escape(_shown(content, most))}[/dim]"
         for name, version, content in making.settings
+        if content is not None
     ]
     last = len(settings) + len(making.sources) - 1
     for number, text in enumerate(settings):
         yield f"{'└──' if number == last else '├──'} {text}"
     for number, source in enumerate(making.sources, len(settings)):
         corner, rail = ("└──", "    ") if number == last else ("├──", "│   ")
-        if source.partition in seen:
+        if source.materialization_id in seen:
             yield f"{corner} {escape(str(source.partition))} {source.version}  [dim]as above[/dim]"
         else:
-            seen.add(source.partition)
+            seen.add(source.materialization_id)
             yield f"{corner} {_making(source)}"
             yield from (f"{rail}{line}" for line in _branches(source, seen, most))
 
@@ -183,7 +185,8 @@ def _branches(making: Making, seen: set[Partition], most: int | None) -> Iterato
 def _making(making: Making) -> str:
     when = f"{making.materialized_at:%Y-%m-%d %H:%M:%S}"
     details = f"made {when}, run {making.run_id[:8]}, code {making.code_version}"
-    return f"[bold]{escape(str(making.partition))}[/bold] {making.version}  [dim]{details}[/dim]"
+    since = "" if making.is_current else "; made again since"
+    return f"[bold]{escape(str(making.partition))}[/bold] {making.version}  [dim]{details}{since}[/dim]"
 
 
 def _shown(content: Any, most: int | None) -> str:

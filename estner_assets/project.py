@@ -1,12 +1,17 @@
 """A project on disk: its declarations, its warehouse, its models and its stored answers."""
 
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from estner_assets.declarations import DEFAULT_PROFILE, Declarations, load
+from estner_assets.declarations import DEFAULT_PROFILE, DeclarationError, Declarations, load
 from estner_assets.resources.models import ModelStore
 from estner_assets.resources.warehouse import Warehouse
+
+PATIENCE_S = 60.0
+"""How long a build waits for somebody who edits a declaration."""
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -20,9 +25,20 @@ class Project:
         """Read and check the project's declarations; raise ``DeclarationError`` with all mistakes."""
         return cls(load(root, profile))
 
-    def reopened(self) -> "Project":
-        """Return the project with its declarations as they are now; the same ones where no file moved."""
-        return Project.open(self.root, self.declarations.profile.key)
+    def reopened(self, patience_s: float = 0.0) -> "Project":
+        """Return the project with its declarations as they are now; the same ones where no file moved.
+
+        A file that is being edited may be broken for a moment: it is looked at again for ``patience_s`` seconds
+        before ``DeclarationError`` is raised.
+        """
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                return Project.open(self.root, self.declarations.profile.key)
+            except DeclarationError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_S)
 
     @property
     def root(self) -> Path:

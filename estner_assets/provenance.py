@@ -10,18 +10,23 @@ from estner_assets.resources.warehouse import Warehouse
 
 
 class NeverMadeError(LookupError):
-    """There is no making of this partition; the message says which partitions of the asset there are."""
+    """There is no chain to show; the message says why, and which partitions of the asset there are."""
 
 
 @dataclass
 class Making:
-    """One making in the chain: its settings by name and version with their content, and what it was made from."""
+    """One making in the chain: its settings by name and version with their content, and what it was made from.
 
+    Where it is not ``is_current``, the partition was made again since, and came out as it had been.
+    """
+
+    materialization_id: str
     partition: Partition
     version: str
     code_version: str
     run_id: str
     materialized_at: datetime
+    is_current: bool
     settings: list[tuple[str, str, Any]] = field(default_factory=list)
     sources: list["Making"] = field(default_factory=list)
 
@@ -32,6 +37,8 @@ def provenance(warehouse: Warehouse, partition: Partition) -> Making:
     Makings that several others used are one object. Raises ``NeverMadeError``.
     """
     with warehouse.reading():
+        if not warehouse.is_of_this_version():
+            raise NeverMadeError("the database was written by another version; run `estner build` once, then ask again")
         rows = warehouse.query(
             "select * from provenance_of(?, ?, ?) order by kind, name, annotator, prompt",
             [partition.asset, partition.annotator, partition.prompt],
@@ -56,7 +63,15 @@ def provenance(warehouse: Warehouse, partition: Partition) -> Making:
 
 def _making(row: dict[str, Any]) -> Making:
     partition = Partition(row["name"], row["annotator"], row["prompt"])
-    return Making(partition, row["version"], row["code_version"], row["run_id"], row["materialized_at"])
+    return Making(
+        row["materialization_id"],
+        partition,
+        row["version"],
+        row["code_version"],
+        row["run_id"],
+        row["materialized_at"],
+        row["is_current"],
+    )
 
 
 def _never_made(warehouse: Warehouse, partition: Partition) -> str:
@@ -73,16 +88,17 @@ def as_json(making: Making) -> dict[str, Any]:
     return _as_json(making, set())
 
 
-def _as_json(making: Making, seen: set[Partition]) -> dict[str, Any]:
+def _as_json(making: Making, seen: set[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"asset": str(making.partition), "data_version": making.version}
-    if making.partition in seen:
+    if making.materialization_id in seen:
         return found
-    seen.add(making.partition)
+    seen.add(making.materialization_id)
     settings = [{"name": name, "version": version, "content": content} for name, version, content in making.settings]
     return found | {
         "code_version": making.code_version,
         "run_id": making.run_id,
         "materialized_at": making.materialized_at.isoformat(),
+        "is_current": making.is_current,
         "settings": settings,
         "made_from": [_as_json(source, seen) for source in making.sources],
     }

@@ -19,7 +19,7 @@ from estner_assets.declarations import DeclarationError
 from estner_assets.defs.everything import graph_definitions
 from estner_assets.defs.partitions import partition_key
 from estner_assets.defs.table_asset import BUILD_TAG, PROGRESS_LOG
-from estner_assets.project import Project
+from estner_assets.project import PATIENCE_S, Project
 from estner_assets.resources.lineage import Partition
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -49,14 +49,26 @@ class Runner:
 
     def run(self, partition: Partition, report: Report) -> Result:
         """Return how the run ended."""
-        try:
-            project = self._project.reopened()
-        except DeclarationError as error:
-            return Result(f"the declarations broke meanwhile: {error.problems[0]}")
+        while True:
+            try:
+                self._reopen()
+            except DeclarationError as error:
+                return Result(f"the declarations broke meanwhile: {error.problems[0]}")
+            result = self._execute(partition, report)
+            if not _failed_with(result, DeclarationError.__name__):
+                break
+        if _failed_with(result, "DagsterExecutionInterruptedError"):
+            raise KeyboardInterrupt  # Dagster takes Ctrl-C for a failure of the step
+        return Result(None if result.success else _failure(result), tuple(_failed_checks(result)))
+
+    def _reopen(self) -> None:
+        project = self._project.reopened(PATIENCE_S)
         if project.declarations is not self._project.declarations:
             self._project, self._job = project, _whole_graph(project)
+
+    def _execute(self, partition: Partition, report: Report) -> dg.ExecuteInProcessResult:
         with _forwarded(lambda text: report(partition, text)):
-            result = self._job.execute_in_process(
+            return self._job.execute_in_process(
                 instance=self._instance,
                 partition_key=partition_key(partition),
                 asset_selection=[dg.AssetKey(partition.asset)],
@@ -64,9 +76,6 @@ class Runner:
                 tags={BUILD_TAG: self._build_id},
                 raise_on_error=False,
             )
-        if _is_interrupted(result):
-            raise KeyboardInterrupt
-        return Result(None if result.success else _failure(result), tuple(_failed_checks(result)))
 
 
 def _whole_graph(project: Project) -> dg.JobDefinition:
@@ -157,10 +166,10 @@ def _failed_checks(result: dg.ExecuteInProcessResult) -> Iterator[str]:
                 yield f"{evaluation.asset_key.to_user_string()}, {evaluation.check_name}: {evaluation.description}"
 
 
-def _is_interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether Ctrl-C ended the run: Dagster takes it for a failure of the step."""
-    failures = (event.step_failure_data.error for event in result.all_events if event.is_step_failure)
-    return any(error is not None and error.cls_name == "DagsterExecutionInterruptedError" for error in failures)
+def _failed_with(result: dg.ExecuteInProcessResult, error: str) -> bool:
+    """Whether a step failed with an error of this class."""
+    errors = (event.step_failure_data.error for event in result.all_events if event.is_step_failure)
+    return any(one is not None and error in (one.cls_name, one.cause and one.cause.cls_name) for one in errors)
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:

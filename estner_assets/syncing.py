@@ -4,9 +4,9 @@ Dagster's own staleness knows nothing of prompt files. The sensor ``watch_declar
 the checks, the job ``everything`` is a build, and the sensor ``keep_in_sync`` starts it whenever something is stale.
 """
 
-import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,9 +18,12 @@ from estner_assets.defs.table_asset import ProjectResource
 from estner_assets.graph import NODES
 from estner_assets.planner import Plan, Planner
 from estner_assets.project import Project
+from estner_assets.versions import content_version
 
 CHECK = "in_sync"
 _INTERVAL_S = 15
+_FIRST_PAUSE_S = 60.0
+_LONGEST_PAUSE_S = 24 * 3600.0
 _SHOWN_STEPS = 5
 _REMEDY = "run `estner build` or the job `everything`, or switch on the sensor keep_in_sync"
 _IN_PROGRESS = dg.RunsFilter(
@@ -30,6 +33,7 @@ _IN_PROGRESS = dg.RunsFilter(
         dg.DagsterRunStatus.NOT_STARTED,
         dg.DagsterRunStatus.STARTING,
         dg.DagsterRunStatus.STARTED,
+        dg.DagsterRunStatus.CANCELING,
     ],
 )
 
@@ -143,7 +147,8 @@ def watch_declarations(context: dg.SensorEvaluationContext, project: ProjectReso
             )
         }
     seen: dict[str, str] = json.loads(context.cursor or "{}")
-    now = {one.asset: _hash([one.sentence, made.get(one.asset)]) for one in verdicts(plan)}
+    found = verdicts(plan)
+    now = {one.asset: content_version([one.sentence, made.get(one.asset)]) for one in found}
     events = [
         dg.AssetCheckEvaluation(
             asset_key=dg.AssetKey(one.asset),
@@ -153,7 +158,7 @@ def watch_declarations(context: dg.SensorEvaluationContext, project: ProjectReso
             description=one.sentence,
             metadata={"out_of_date": one.out_of_date},
         )
-        for one in verdicts(plan)
+        for one in found
         if seen.get(one.asset) != now[one.asset]
     ]
     return dg.SensorResult(asset_events=events, cursor=json.dumps(now))
@@ -166,22 +171,25 @@ def watch_declarations(context: dg.SensorEvaluationContext, project: ProjectReso
     minimum_interval_seconds=_INTERVAL_S,
     default_status=dg.DefaultSensorStatus.STOPPED,
 )
-def keep_in_sync(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SkipReason | dg.RunRequest:
-    """Request a build; what failed is tried again only when something has moved since."""
+def keep_in_sync(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
+    """Request a build; what failed is tried again at once when anything has moved, else after a growing pause."""
     try:
         opened = project.open()
     except DeclarationError as error:
-        return dg.SkipReason(f"the declarations have {len(error.problems)} mistake(s): {error}")
+        return dg.SensorResult(skip_reason=f"the declarations have {len(error.problems)} mistake(s): {error}")
     if context.instance.get_run_records(_IN_PROGRESS, limit=1):
-        return dg.SkipReason("a build is at work")
+        return dg.SensorResult(skip_reason="a build is at work", cursor=context.cursor)
     with opened.warehouse.reading():
         plan = _plan_of(opened)
         makings = opened.warehouse.query("select count(*) as makings from materializations")[0]["makings"]
     if not plan.steps:
-        return dg.SkipReason("everything is in sync")
-    steps = [[str(step.partition), step.state, *step.reasons] for step in plan.steps]
-    return dg.RunRequest(run_key=_hash([makings, steps]))
-
-
-def _hash(content: object) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        return dg.SensorResult(skip_reason="everything is in sync", cursor="{}")
+    tried = json.loads(context.cursor or "{}")
+    state = content_version([makings, [[str(step.partition), step.state, *step.reasons] for step in plan.steps]])
+    tries = tried["tries"] if tried.get("state") == state else 0
+    wait_s = tried["at"] + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (tries - 1)) - time.time() if tries else 0.0
+    if wait_s > 0:
+        said = f"the last build left the same plan; the next one starts in {wait_s:.0f} s, or when something moves"
+        return dg.SensorResult(skip_reason=said, cursor=context.cursor)
+    cursor = json.dumps({"state": state, "tries": tries + 1, "at": time.time()})
+    return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=cursor)

@@ -212,7 +212,7 @@ def _handler(fake: FakeBatches) -> type[BaseHTTPRequestHandler]:
             call = f"{self.command} {path}"
             with fake.lock:
                 fake.calls.append(call)
-                fake.headers.append(dict(self.headers))
+                fake.headers.append({name.lower(): value for name, value in self.headers.items()})
             reply = fake.before(call)
             if reply is None:
                 with fake.lock:

@@ -342,11 +342,12 @@ def test_only_the_first_request_goes_alone(serve: FakeServer, store: ResponseSto
 
     def reply(question: Question) -> Reply:
         at_once.append(fake.at_once)
-        return replace(GOOD, delay_s=0.3)
+        return replace(GOOD, delay_s=0.5)
 
     fake = serve(reply)
     ask([request(str(number)) for number in range(9)], store, annotator(concurrency=8))
-    assert at_once == [1, 1, 2, 3, 4, 5, 6, 7, 8]
+    # on a busy machine not all eight arrive before the first of them is answered
+    assert (at_once[:2], max(at_once) > 4) == ([1, 1], True)
 
 
 @pytest.mark.parametrize("kind", ["openai_compatible", "azure_openai"])

@@ -53,7 +53,17 @@ def documents_by_cell(step: Step) -> dict[str, list[Document]]:
     for row in step.rows("annotations", "order by annotator, prompt, note_id"):
         if row["status"] == AnswerStatus.ANNOTATED:
             rows.setdefault(Cell(row["annotator"], row["prompt"]), []).append(row)
-    return {str(cell): as_documents(step, annotated) for cell, annotated in sorted(rows.items())}
+    return {str(cell): as_documents(step, _of_this_corpus(step, annotated)) for cell, annotated in sorted(rows.items())}
+
+
+def _of_this_corpus(step: Step, annotated: Sequence[Row]) -> list[Row]:
+    """Leave out notes that are gone since: a cell that is stale may have annotated an earlier corpus."""
+    there = _stored_texts(step, annotated)
+    kept = [row for row in annotated if row["note_id"] in there]
+    if len(kept) < len(annotated):
+        cell = f"{annotated[0]['annotator']}/{annotated[0]['prompt']}"
+        step.progress(f"{len(annotated) - len(kept)} notes of {cell} are of an earlier corpus and left out")
+    return kept
 
 
 def as_documents(step: Step, annotated: Sequence[Row]) -> list[Document]:
@@ -74,22 +84,27 @@ def grounded_spans(text: str, mentions: Sequence[Row]) -> tuple[Span, ...]:
 
 
 def _texts(step: Step, annotated: Sequence[Row]) -> dict[str, str]:
-    """Return the texts that were annotated, by the hash that the annotation carries."""
+    """Return the texts that were annotated; raise where one is gone."""
+    found = _stored_texts(step, annotated)
+    if len(found) < len(annotated):
+        raise dg.Failure(
+            f"{len(annotated) - len(found)} notes that {step.partition} is made from are no longer in "
+            f"{annotated[0]['source']} as they were annotated; materialise the annotations first"
+        )
+    return found
+
+
+def _stored_texts(step: Step, annotated: Sequence[Row]) -> dict[str, str]:
+    """Return those of the annotated texts that are still there, by note, known by the hash of the annotation."""
     if not annotated:
         return {}
     source = annotated[0]["source"]
     key = "record_id" if source == "records" else "note_id"
     wanted = {row["note_id"]: row["text_sha256"] for row in annotated}
-    found = {
+    return {
         row["note_id"]: row["text"]
         for row in step.project.warehouse.query(
             f"select {key} as note_id, text, text_sha256 from {source} where list_contains(?, {key})", [list(wanted)]
         )
         if row["text_sha256"] == wanted[row["note_id"]]
     }
-    if len(found) < len(wanted):
-        raise dg.Failure(
-            f"{len(wanted) - len(found)} notes that {step.partition} is made from are no longer in {source} as they "
-            "were annotated; materialise the annotations first"
-        )
-    return found

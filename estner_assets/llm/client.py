@@ -180,9 +180,7 @@ class _Run:
         request = self._requests[place]
         self._wall.check(request, self.endpoint)
         asked = self._annotator
-        response, body = await send(
-            request, self.endpoint, asked.retries, asked.timeout_s, self._is_over, self._budget
-        )
+        response, body = await send(request, self.endpoint, asked.retries, asked.timeout_s, self._is_over, self._budget)
         if response.is_final:
             await journal.put(response, body)
             if self._budget is not None:

@@ -12,7 +12,7 @@ from estner_assets.tables import PROVENANCE_COLUMNS, Table
 _WHOLE = "(all)"
 
 _VIEWS = ("lineage", "spans", "cells", "models", "leaderboard_history")
-_MACROS = ("ancestry", "provenance_of", "leaderboard_changes", "leaderboard_causes")
+_MACROS = ("ancestry", "provenance_of", "leaderboard_changes", "leaderboard_sources", "leaderboard_causes")
 
 
 @cache

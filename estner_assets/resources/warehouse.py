@@ -135,6 +135,11 @@ class Warehouse:
             usable = schema.tables_in_shape(connection, self.tables)
             return lineage.current_materializations(connection, usable)
 
+    def is_of_this_version(self) -> bool:
+        """Whether the database has today's schema; the next build brings it up to date."""
+        with self.reading() as connection:
+            return schema.current_version(connection) == self._schema_version
+
     def retire(self, declared: Iterable[Partition]) -> None:
         """Mark as retired whatever is not among the declared partitions; its rows and its history stay."""
         if self.path.exists():

@@ -25,6 +25,14 @@ create table if not exists materialization_inputs (
     version varchar not null
 );
 alter table materialization_inputs add column if not exists source_id varchar;
+-- databases from before this column: the last making of the version that was read, as it is noted today
+update materialization_inputs i set source_id = (
+    select max_by(s.materialization_id, s.materialized_at)
+    from materializations s join materializations m on m.materialization_id = i.materialization_id
+    where s.asset = i.name and s.annotator = i.annotator and s.prompt = i.prompt and s.data_version = i.version
+        and s.materialized_at <= m.materialized_at
+)
+where i.kind = 'asset' and i.source_id is null;
 
 create table if not exists declaration_versions (
     name varchar not null,

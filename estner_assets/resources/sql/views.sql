@@ -105,12 +105,13 @@ made as (
 )
 select
     d.depth, 'asset' as kind, m.asset as name, m.annotator, m.prompt, m.data_version as version,
-    null as content, m.asset as reaches, m.code_version, m.run_id, m.materialized_at, m.materialization_id
+    null as content, m.asset as reaches, m.code_version, m.run_id, m.materialized_at, m.is_current,
+    m.materialization_id
 from made d join materializations m using (materialization_id)
 union all
 select
     d.depth + 1, 'setting', i.name, i.annotator, i.prompt, i.version,
-    v.content, m.asset, m.code_version, m.run_id, m.materialized_at, m.materialization_id
+    v.content, m.asset, m.code_version, m.run_id, m.materialized_at, m.is_current, m.materialization_id
 from made d
 join materializations m using (materialization_id)
 join materialization_inputs i using (materialization_id)
@@ -141,19 +142,24 @@ where (b.f1, b.status) is distinct from (a.f1, a.status);
 comment on macro table leaderboard_changes is
     'The scores that differ between two leaderboards, which are named by the runs that made them.';
 
-create macro leaderboard_causes(earlier_run, later_run) as table
-with before as (
-    from ancestry((select materialization_id from materializations where asset = 'leaderboard' and run_id = earlier_run))
-    where kind = 'setting'
-),
-after as (
-    from ancestry((select materialization_id from materializations where asset = 'leaderboard' and run_id = later_run))
-    where kind = 'setting'
+create macro leaderboard_sources(run) as table
+with found as (
+    from ancestry((select materialization_id from materializations where asset = 'leaderboard' and run_id = run))
 )
-select distinct
-    name as setting, annotator, prompt,
-    b.version as version_before, a.version as version_after, b.content as content_before, a.content as content_after
-from before b full join after a using (name, annotator, prompt)
-where b.version is distinct from a.version;
+select name as setting, annotator, prompt, list_sort(list(distinct version)) as versions, any_value(content) as content
+from found where kind = 'setting' group by all
+union all
+select 'code of ' || name, annotator, prompt, list_sort(list(distinct code_version)), null
+from found where kind = 'asset' group by all;
+comment on macro table leaderboard_sources is
+    'The settings, and the versions of the code, that reached the leaderboard which a run made.';
+
+create macro leaderboard_causes(earlier_run, later_run) as table
+select
+    setting, annotator, prompt,
+    b.versions as versions_before, a.versions as versions_after,
+    b.content as content_before, a.content as content_after
+from leaderboard_sources(earlier_run) b full join leaderboard_sources(later_run) a using (setting, annotator, prompt)
+where b.versions is distinct from a.versions;
 comment on macro table leaderboard_causes is
-    'The prompts, annotators and settings that differ between what two leaderboards were made from.';
+    'The prompts, annotators, settings and code that differ between what two leaderboards were made from.';
