@@ -63,7 +63,7 @@ def test_plan_changes_nothing_and_programs_can_read_it(root: Path) -> None:
 def test_a_build_ends_with_a_leaderboard(built: tuple[Path, str]) -> None:
     """The build says how it went; the leaderboard names scores, what is not configured, database and report."""
     root, printed = built
-    assert "20 built, 0 skipped, 0 failed" in printed
+    assert "21 built, 0 skipped, 0 failed" in printed
     result = estner("leaderboard", root=root)
     assert "lexicon/none  tagger" in result.stdout
     assert (
@@ -132,11 +132,22 @@ def test_plans_and_builds_take_selections(built: tuple[Path, str]) -> None:
     assert (wrong.returncode, "✗ 'reports' selects nothing; assets: agreement," in wrong.stderr) == (2, True)
     backfill = ("backfill", "--annotator", "lexicon", "--asset", "predictions")
     forced = estner(*backfill, "--dry-run", root=root).stdout.splitlines()
-    assert forced == [
-        "forced  evaluation[lexicon/none]",
-        "forced  predictions[lexicon/none]",
-        "2 to make anew, and then what depends on them",
+    assert [line.split(" · ")[0] for line in forced if not line.startswith("not scored")] == [
+        "stale   predictions[lexicon/none]  asked for",
+        "stale   evaluation[lexicon/none]  asked for; upstream predictions[lexicon/none]",
+        "stale   leaderboard  upstream evaluation[lexicon/none]",
+        "stale   report  upstream leaderboard",
+        "4 to make",
     ]
+    for arguments, said in (
+        (("backfill",), "say whose cells"),
+        (("plan", "--select", ""), "the selection is empty"),
+        (("plan", "--annotator", "gpt"), "gpt/zero_shot cannot be made here: set the environment variable"),
+        (("build", "--annotator", "reference"), "no cell of the profile demo has annotator reference; its cells: "),
+        (("why", "nothing"), "there is no asset 'nothing'"),
+    ):
+        refused = estner(*arguments, root=root)
+        assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
     done = estner(*backfill, root=root)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "2 built, 2 skipped, 0 failed")
 

@@ -105,6 +105,7 @@ def test_a_thousand_cells_are_planned_in_seconds_and_exactly(many_cells: Path) -
         "learning_curves": 100,
         "leaderboard": 1,
         "agreement": 1,
+        "reliability": 1,
         "report": 1,
     }
 

@@ -207,6 +207,6 @@ def test_reasons_are_the_words_that_users_wrote(copied: Path) -> None:
     steps = {str(step.partition): step for step in Planner(project.declarations).plan(project.warehouse).steps}
     old = rows(copied, "select version from prompts where prompt = 'second'")[0]["version"]
     new = Planner(project.declarations).setting_versions(Partition("prompts", prompt="second"))[0].version
-    assert steps["prompts[second]"].explanation.startswith(f"prompt second changed {old[:8]} → {new[:8]}: body ")
+    assert steps["prompts[second]"].explanation.startswith(f"prompt second changed {old[:8]} → {new[:8]}: body")
     assert steps["annotations[stub/second]"].explanation == "upstream prompts[second]"
     assert steps["ner_models[stub/zero_shot]"].explanation == "profile tagger.learning_rate 0.01 → 0.001"

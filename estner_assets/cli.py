@@ -1,10 +1,11 @@
 """The command line: check, plan, build, look."""
 
+import errno
 import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +21,6 @@ from estner_assets.printing import (
     print_chain,
     print_error,
     print_event,
-    print_forced,
     print_leaderboard,
     print_outcome,
     print_plan,
@@ -29,6 +29,7 @@ from estner_assets.project import Project
 
 if TYPE_CHECKING:
     from estner_assets.builder import Options, Outcome
+    from estner_assets.resources.lineage import Partition
     from estner_assets.selection import Selection
 
 app = typer.Typer(
@@ -69,9 +70,10 @@ def main() -> None:
 
 @contextmanager
 def _opened(root: Path | None, profile: str | None) -> Iterator[Project]:
+    from estner_assets.llm.store import StoreError
     from estner_assets.provenance import NeverMadeError
     from estner_assets.resources.locks import LockTimeoutError
-    from estner_assets.resources.warehouse import WarehouseBusyError
+    from estner_assets.resources.warehouse import WarehouseError
     from estner_assets.selection import SelectionError
 
     try:
@@ -84,8 +86,11 @@ def _opened(root: Path | None, profile: str | None) -> Iterator[Project]:
     except (SelectionError, NeverMadeError) as error:
         print_error(str(error))
         raise typer.Exit(2) from None
-    except (LockTimeoutError, WarehouseBusyError) as error:
+    except (LockTimeoutError, WarehouseError, StoreError) as error:
         print_error(str(error))
+        raise typer.Exit(3) from None
+    except PermissionError as error:
+        print_error(f"{error.filename} cannot be written; run this as a user who may write to the project")
         raise typer.Exit(3) from None
 
 
@@ -131,13 +136,13 @@ def _selection(
     return Selection(tuple(select or ()), tuple(exclude or ()), annotator, prompt, upstream, downstream)
 
 
-def _show_plan(project: Project, selection: "Selection", as_json: bool) -> None:
+def _show_plan(project: Project, selection: "Selection", as_json: bool, forced: "Collection[Partition]" = ()) -> None:
     from estner_assets.estimates import estimates
     from estner_assets.planner import Planner
 
     planner = Planner(project.declarations)
     with project.warehouse.reading():
-        planned = planner.plan(project.warehouse)
+        planned = planner.plan(project.warehouse, forced)
         selected = selection.partitions(planner, planned.steps)
         steps = [step for step in planned.steps if step.partition in selected]
         found = estimates(project, planned, steps)
@@ -189,15 +194,21 @@ def backfill(
 
     selection = Selection((f"{asset}+",), annotator=annotator, prompt=prompt)
     with _opened(project, profile) as opened:
+        if annotator is None and prompt is None:
+            print_error("say whose cells: --annotator X, --prompt Y, or both")
+            raise typer.Exit(2)
         planner = Planner(opened.declarations)
         chosen = selection.partitions(planner, ())
         forced = frozenset(one for one in chosen if one.annotator and one.prompt)
+        wanted = Selection(annotator=annotator, prompt=prompt)
+        if not forced:
+            print_error(f"{asset} has no cells; backfill annotations, or what is made from them cell by cell")
+            raise typer.Exit(2)
         if dry_run:
-            print_forced(forced)
+            _show_plan(opened, wanted, as_json=False, forced=forced)
             return
         from estner_assets.builder import Options
 
-        wanted = Selection(annotator=annotator, prompt=prompt)
         _end(_build(opened, Options(jobs=jobs, selection=wanted, forced=forced, fail_fast=fail_fast)))
 
 
@@ -261,11 +272,17 @@ def why(
     profile: ProfileOption = None,
 ) -> None:
     """Say where an asset partition came from: prompt, model, settings, corpus and code, by version and run."""
+    from estner_assets.graph import NODES
     from estner_assets.provenance import as_json as chain_json
     from estner_assets.provenance import provenance
     from estner_assets.resources.lineage import Partition
 
     with _opened(project, profile) as opened:
+        if asset not in NODES:
+            print_error(f"there is no asset {asset!r}; assets: {', '.join(NODES)}")
+            raise typer.Exit(2)
+        if NODES[asset].partitions == "prompt" and not prompt:
+            annotator, prompt = "", annotator
         chain = provenance(opened.warehouse, Partition(asset, annotator, prompt))
         if as_json:
             print(json.dumps(chain_json(chain), ensure_ascii=False, indent=1))
@@ -316,6 +333,8 @@ def _is_taken(port: int) -> bool:
 def _set_dagster_home(project: Project) -> None:
     """Point Dagster at the project's instance; its path must be absolute."""
     project.dagster_home.mkdir(parents=True, exist_ok=True)
+    if not os.access(project.dagster_home, os.W_OK):
+        raise PermissionError(errno.EACCES, "not writable", str(project.dagster_home))
     settings = project.dagster_home / "dagster.yaml"
     if not settings.exists():
         settings.write_text("telemetry:\n  enabled: false\n", encoding="utf-8")

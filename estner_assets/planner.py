@@ -6,8 +6,8 @@ out the same as before makes nothing downstream stale.
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from estner_assets.declarations import Cell, Declarations
 from estner_assets.graph import NODES, Node
@@ -136,11 +136,9 @@ class Planner:
             self._settings[name, key] = SettingVersion(name, annotator, prompt, content_version(content), encoded)
         return self._settings[name, key]
 
-    def _cells(self) -> list[dict[str, Any]]:
-        return [
-            {"annotator": cell.annotator, "prompt": cell.prompt, "missing": self.not_configured.get(cell)}
-            for cell in self.declarations.cells
-        ]
+    def _cells(self) -> dict[str, str]:
+        """Return what the leaderboard says of each cell before it has a score."""
+        return {str(cell): self.not_configured.get(cell, "configured") for cell in self.declarations.cells}
 
     def expected_inputs(self, partition: Partition, state: State) -> tuple[list[Input], list[Partition]]:
         """Return the current versions of everything that a partition is made from, and what is missing."""
@@ -169,6 +167,8 @@ class Planner:
             for node in NODES.values():
                 for partition in self.partitions(node):
                     step = self._step(partition, state, pending, changed, partition in forced)
+                    if step and step.state == "missing" and partition in made:
+                        step = replace(step, reasons=("its files are gone",))
                     if step:
                         pending[partition] = step
             steps = self._explained(pending, changed, warehouse)

@@ -128,13 +128,6 @@ def print_event(event: "Event") -> None:
     out.print(f"{marks.get(event.kind, ' ')} {escape(f'{subject}{event.text}')}")
 
 
-def print_forced(partitions: Collection[Partition]) -> None:
-    """Print what a backfill would make anew."""
-    for partition in sorted(partitions):
-        out.print(f"forced  {escape(str(partition))}")
-    out.print(f"{len(partitions)} to make anew, and then what depends on them")
-
-
 def print_outcome(outcome: "Outcome") -> None:
     """Print how a build ended."""
     for partition, text in outcome.failed.items():

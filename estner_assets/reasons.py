@@ -1,17 +1,19 @@
 """Why a step is out of date, in words: what changed, from which version to which."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from estner_assets.resources.lineage import Input, Partition
-from estner_assets.versions import PROFILE_SETTINGS, content_version
+from estner_assets.versions import PROFILE_SETTINGS
 
 Difference = tuple[Input | None, Input | None]
 """An input as it was and as it is; None where there was or is none."""
 
 _SHOWN_CHARACTERS = 40
 _VERSION_CHARACTERS = 8
+_HASH = re.compile(r"[0-9a-f]{64}$")
 
 
 def differences(was: Sequence[Input], now: Sequence[Input]) -> list[Difference]:
@@ -43,9 +45,9 @@ def _setting_reasons(was: Input, now: Input, contents: Mapping[str, str]) -> Ite
     changed = list(_changed("", json.loads(before), json.loads(after))) if before and after else []
     if now.name in PROFILE_SETTINGS and changed:
         for key, old, new in changed:
-            yield f"profile {now.name}{'.' if key else ''}{key} {_short(old)} → {_short(new)}"
+            yield f"profile {now.name}{'.' if key else ''}{key}{_change(old, new)}"
         return
-    details = ", ".join(f"{key} {_short(old)} → {_short(new)}".strip() for key, old, new in changed)
+    details = ", ".join(f"{key}{_change(old, new)}" for key, old, new in changed)
     yield f"{_name(now)} changed {_versions(was, now)}" + (f": {details}" if details else "")
 
 
@@ -77,8 +79,9 @@ def _versions(was: Input, now: Input) -> str:
     return f"{was.version[:_VERSION_CHARACTERS]} → {now.version[:_VERSION_CHARACTERS]}"
 
 
-def _short(value: Any) -> str:
-    """Return a value, or its hash where it is too long for a line."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    is_short = len(text) <= _SHOWN_CHARACTERS and "\n" not in text
-    return text if is_short else content_version(value)[:_VERSION_CHARACTERS]
+def _change(old: Any, new: Any) -> str:
+    """Return the values before and after; nothing where one is too long for a line."""
+    shown = [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in (old, new)]
+    shown = [text[:_VERSION_CHARACTERS] if _HASH.match(text) else text for text in shown]
+    is_short = all(len(text) <= _SHOWN_CHARACTERS and "\n" not in text for text in shown)
+    return f" {shown[0]} → {shown[1]}" if is_short else ""

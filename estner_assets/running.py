@@ -102,8 +102,22 @@ class Workers:
     pool: ProcessPoolExecutor
 
     def start(self, partition: Partition) -> Future[Result]:
-        """Hand the step to a worker."""
-        return self.pool.submit(_run_in_worker, partition)
+        """Hand the step to a worker; the pool may start a new one for it."""
+        with _deaf_to_interrupts():
+            return self.pool.submit(_run_in_worker, partition)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C from their first moment on: they inherit it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager
@@ -146,8 +160,8 @@ def _start_worker(root: Path, profile: str, messages: "Queue[tuple[Partition, st
     global _worker
     # The parent may be killed without a word; a worker must not write on after it.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Ctrl-C reaches the whole group; the parent alone answers it, and ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches a whole process group; the parent alone answers it, and ends the workers.
+    os.setpgid(0, 0)
     instance = dg.DagsterInstance.get()
     _worker = (Runner(Project.open(root, profile), instance, build_id), lambda *message: messages.put(message))
 

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from estner_assets.declarations import Cell
 from estner_assets.graph import NODES
 from estner_assets.planner import Planner, Step
 from estner_assets.resources.lineage import Partition
+from estner_assets.settings import NO_PROMPT
 from estner_assets.tables import Table
 
 _WORD = re.compile(r"^(?P<up>\d*\+)?(?P<method>[a-z]+:)?(?P<value>[^+:\s]+)(?P<down>\+\d*)?$")
@@ -48,6 +50,8 @@ class Selection:
         Raises ``SelectionError`` for words that name no asset, annotator, prompt, group or state.
         """
         self._check_keys(planner)
+        if self.select and not any(words.split() for words in self.select):
+            raise SelectionError("the selection is empty; leave it out to select everything")
         graph = _Graph(planner, {step.partition: step.state for step in steps})
         chosen = graph.union(self.select) if self.select else set(graph.sources)
         if self.upstream:
@@ -61,8 +65,18 @@ class Selection:
         declared = planner.declarations
         known = ((self.annotator, "annotator", declared.annotators), (self.prompt, "prompt", declared.prompts))
         for key, kind, keys in known:
-            if key is not None and key != "none" and key not in keys:
+            if key is not None and key != NO_PROMPT and key not in keys:
                 raise SelectionError(f"there is no {kind} {key!r}; declared: {', '.join(keys)}")
+        cells = [cell for cell in declared.cells if self._has_cell(cell)]
+        if cells and all(cell in planner.not_configured for cell in cells):
+            raise SelectionError(f"{cells[0]} cannot be made here: {planner.not_configured[cells[0]]}")
+        if not cells:
+            wanted = " and ".join(f"{kind} {key}" for key, kind, _ in known if key is not None)
+            names = ", ".join(map(str, declared.cells))
+            raise SelectionError(f"no cell of the profile {declared.profile.key} has {wanted}; its cells: {names}")
+
+    def _has_cell(self, cell: Cell) -> bool:
+        return _has(cell.annotator, self.annotator) and _has(cell.prompt, self.prompt)
 
 
 def _has(key: str, wanted: str | None) -> bool:

@@ -44,9 +44,7 @@ class AnswerStatus(StrEnum):
         return self not in _UNANSWERED
 
 
-_UNANSWERED = frozenset(
-    {AnswerStatus.FAILED, AnswerStatus.TIMED_OUT, AnswerStatus.OVER_BUDGET, AnswerStatus.PENDING}
-)
+_UNANSWERED = frozenset({AnswerStatus.FAILED, AnswerStatus.TIMED_OUT, AnswerStatus.OVER_BUDGET, AnswerStatus.PENDING})
 
 
 @dataclass(frozen=True, slots=True)

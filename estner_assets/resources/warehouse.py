@@ -21,7 +21,11 @@ from estner_assets.resources.locks import file_lock
 from estner_assets.tables import Row, Table
 
 
-class WarehouseBusyError(TimeoutError):
+class WarehouseError(RuntimeError):
+    """A database that cannot be used; the message says what to do."""
+
+
+class WarehouseBusyError(WarehouseError):
     """Another program keeps the database open."""
 
 
@@ -102,7 +106,9 @@ class Warehouse:
         except duckdb.IOException as error:
             # A program outside this project, a database browser say, may hold the file without our lock.
             if "lock" not in str(error).lower():
-                raise
+                raise WarehouseError(
+                    f"{self.path} cannot be opened ({error}); put a copy of it back, or move it away and build anew"
+                ) from error
             if is_last_try:
                 raise WarehouseBusyError(
                     f"{self.path} has been kept open by another program for {self.timeout_s:.0f} s; close it there "
