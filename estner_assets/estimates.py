@@ -141,7 +141,9 @@ class _Counting:
             stored=looks * len(questions) - to_send,
             prompt_tokens=tokens[0],
             completion_tokens=tokens[1],
-            costs={price.currency: cost(price, *tokens)} if price and not price.is_free else {},
+            costs={price.currency: cost(price, *tokens, is_batch=annotator.mode == "batch")}
+            if price and not price.is_free
+            else {},
             unpriced=0 if price else to_send,
             certainty="at most" if not is_known else "about" if is_sample else "exactly",
         )

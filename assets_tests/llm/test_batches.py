@@ -395,8 +395,6 @@ def at_first(call: str, reply: Reply, times: int = 1) -> Callable[[str], Reply |
 )
 def test_what_may_heal_is_tried_again(serve: Serve, store: ResponseStore, call: str, reply: Reply) -> None:
     """Every call survives a rate limit, a server error, a body that is cut off and one that is no JSON."""
-    if call.endswith("content") and reply.body == "<html>":
-        pytest.skip("as a file of results this is a line that is no result")
     fake = serve(FakeBatches(shout, before=at_first(call, reply)))
     if call == "GET /batches":
         fake.after = at_first("POST /batches", error(500, "oops"))
@@ -404,11 +402,11 @@ def test_what_may_heal_is_tried_again(serve: Serve, store: ResponseStore, call: 
     assert (texts(store, "ab"), fake.asked()) == ({"a": "A", "b": "B"}, [["a", "b"]])
 
 
-@pytest.mark.parametrize("reply", [error(500, "oops"), Reply("{", cut_at=0), Reply("", delay_s=0.5)])
+@pytest.mark.parametrize("reply", [error(500, "oops"), Reply("{", cut_at=0), Reply("", delay_s=1.5)])
 def test_a_batch_whose_id_got_lost_is_found(serve: Serve, store: ResponseStore, reply: Reply) -> None:
     """When the server makes a batch and its reply does not arrive, the batch is found by its tag, not made twice."""
     fake = serve(FakeBatches(shout, after=at_first("POST /batches", reply)))
-    assert ask([request("a")], store, asker(timeout_s=0.2))[0] == {}
+    assert ask([request("a")], store, asker(timeout_s=0.5))[0] == {}
     assert (fake.count("POST /batches"), fake.asked()) == (1, [["a"]])
 
 

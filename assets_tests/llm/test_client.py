@@ -126,15 +126,15 @@ def test_what_does_not_heal_fails_and_is_asked_again_next_time(
     assert outcomes(ask([request("x")], store)[0]) == [("annotated", "")]
 
 
-def test_a_server_that_is_away_fails_the_note_only(
-    serve: FakeServer, store: ResponseStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A refused connection is a failure of the request, with the host in its reason."""
+def test_a_server_that_is_away_ends_the_run(store: ResponseStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody listens, the first request's tries are enough; the host and what to look at are said."""
     monkeypatch.setenv("FAKE_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("FAKE_API_KEY", SECRET)
-    assert outcomes(ask([request("x")], store)[0]) == [
-        ("failed", "no connection to 127.0.0.1 (ConnectError) (after 3 tries)")
-    ]
+    with pytest.raises(EndpointError) as caught:
+        ask([request(str(number)) for number in range(100)], store)
+    assert str(caught.value) == (
+        "no connection to 127.0.0.1 (ConnectError) in 3 tries; is the server running, and its address right?"
+    )
 
 
 def test_retry_after_is_obeyed(serve: FakeServer, store: ResponseStore) -> None:

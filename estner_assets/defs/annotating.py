@@ -116,9 +116,12 @@ def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], source:
     # The wall asks the warehouse and not the caller: whatever notes come here, only vetted ones may leave.
     vetted = step.project.warehouse.query("select note_id, text_sha256 from vetted_notes")
     declared = step.declarations
+    is_batch = annotator.mode == "batch"
     with ResponseStore(step.project.responses_path) as store, Ledger(step.project.spending_path) as ledger:
         try:
-            budget = budget_of(ledger, annotator, declared.prices, step.profile.budget, step.build_id, str(step.cell))
+            budget = budget_of(
+                ledger, annotator, declared.prices, step.profile.budget, step.build_id, str(step.cell), is_batch
+            )
         except BudgetError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         answers = annotate_notes(
@@ -149,12 +152,18 @@ def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], source:
                 "model_version": answer.model_version,
                 "prompt_tokens": answer.prompt_tokens,
                 "completion_tokens": answer.completion_tokens,
-                "cost": cost(price, answer.prompt_tokens, answer.completion_tokens) if price else None,
+                "cost": cost(price, answer.prompt_tokens, answer.completion_tokens, is_batch=is_batch)
+                if price
+                else None,
                 "currency": price.currency if price else None,
                 "request_keys": list(answer.request_keys),
             }
         )
     return rows
+
+
+def _tokens(answer: "NoteAnswer") -> tuple[int, int]:
+    return answer.prompt_tokens, answer.completion_tokens
 
 
 def _check_answered(step: Step, answers: "Sequence[NoteAnswer]") -> None:

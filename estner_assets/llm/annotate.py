@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from estner_assets.llm.batches import ask_in_batches
 from estner_assets.llm.budget import Budget
 from estner_assets.llm.client import Progress, ask
 from estner_assets.llm.endpoints import open_endpoint
@@ -19,6 +20,9 @@ from estner_assets.ner.spans import Span
 from estner_assets.ner.voting import agreed, failed, together
 from estner_assets.ner.windows import merge_windows
 from estner_assets.settings import Entity, LlmAnnotator, Prompt
+
+BATCHES_FILE = "batches.sqlite"
+"""Which questions were submitted in which batch, beside the response store."""
 
 __all__ = ["Note", "NoteAnswer", "annotate_notes"]
 
@@ -68,11 +72,17 @@ def annotate_notes(
     if budget is not None:
         budget.recover(store.get_many(budget.ledger.abandoned()))
     with open_endpoint(annotator, progress) as endpoint:
-        report = _reporter(name, progress, budget)
-        lost = ask(questions, endpoint, annotator, store, wall, report, budget)
+
+        def asked(requests: Sequence[Request], what: str) -> dict[str, Response]:
+            report = _reporter(what, progress, budget)
+            if annotator.mode == "batch":
+                batches = store.path.with_name(BATCHES_FILE)
+                return ask_in_batches(requests, endpoint, annotator, store, wall, budget, report, batches)
+            return ask(requests, endpoint, annotator, store, wall, report, budget)
+
+        lost = asked(questions, name)
         if prompt.second_look:
-            report = _reporter(f"{name}, second look", progress, budget)
-            lost |= ask(SecondLooks(questions, store), endpoint, annotator, store, wall, report, budget)
+            lost |= asked(SecondLooks(questions, store), f"{name}, second look")
     return list(_answers(questions, _Outcomes(store, lost), [entity.name for entity in enabled]))
 
 

@@ -97,21 +97,29 @@ class Collector:
     async def _collect(self, tag: str, batch: OpenBatch, remote: RemoteBatch) -> None:
         """Read a batch's files, of answers and of errors, and store what is final, some lines at a time."""
         for file_id in remote.file_ids:
-            some: list[tuple[Response, str]] = []
             try:
-                async with aclosing(self.session.api.lines(file_id)) as lines:
-                    async for line in lines:
-                        try:
-                            some.append(read_line(line, self.session.endpoint.redacted))
-                        except BrokenBody:
-                            continue  # its request has no line, then
-                        if len(some) == REQUESTS_AT_ONCE:
-                            self._keep(tag, batch, some)
-                            some = []
+                await self._read(file_id, tag, batch)
             except Missing:
                 gone = f"the results of batch {remote.id} are not on the server any more; build again to ask again"
                 batch.reasons |= dict.fromkeys(batch.keys, gone)
-            self._keep(tag, batch, some)
+
+    async def _read(self, file_id: str, tag: str, batch: OpenBatch) -> None:
+        some: list[tuple[Response, str]] = []
+        readable = unreadable = 0
+        async with aclosing(self.session.api.lines(file_id)) as lines:
+            async for line in lines:
+                try:
+                    some.append(read_line(line, self.session.endpoint.redacted))
+                    readable += 1
+                except BrokenBody:
+                    unreadable += 1  # its request has no line, then
+                if len(some) == REQUESTS_AT_ONCE:
+                    self._keep(tag, batch, some)
+                    some = []
+        self._keep(tag, batch, some)
+        if unreadable and not readable:
+            # a proxy's page, not the file: to believe it would mean to pay twice
+            raise Unreachable(f"unreadable results from {self.session.endpoint.host}")
 
     def _keep(self, tag: str, batch: OpenBatch, results: Sequence[tuple[Response, str]]) -> None:
         """Store final responses to what was submitted in this batch; an answer in the store is never replaced."""

@@ -35,6 +35,7 @@ class _Retry:
     is_overload: bool = False
     is_refusal: bool = False
     """The server told us to come later, which is no fault of the request."""
+    is_unreachable: bool = False
     may_cost: bool = False
     """The server may have worked on it, so its worst case stays counted."""
 
@@ -94,6 +95,8 @@ async def _send(
         tries += 1
         # ends all the same: each try that does not count is paid with another request's answer
         counted += not (outcome.is_refusal and limits.answers > answers)
+        if counted > retries and outcome.is_unreachable and not endpoint.is_settled:
+            raise EndpointError(f"{outcome.reason} in {tries} tries; is the server running, and its address right?")
         if counted > retries:
             reason = f"{outcome.reason} (after {tries} tries)"
             return Response(request.key, outcome.status, reason=reason, created_at=now()), ""
@@ -197,7 +200,8 @@ async def _once(
     except (openai.APIConnectionError, httpx2.TransportError) as error:
         cause = type(error.__cause__ if isinstance(error, openai.APIConnectionError) else error).__name__
         may_cost = not isinstance(error, openai.APIConnectionError | httpx2.ConnectError)
-        return _Retry(AnswerStatus.FAILED, f"no connection to {endpoint.host} ({cause})", may_cost=may_cost)
+        reason = f"no connection to {endpoint.host} ({cause})"
+        return _Retry(AnswerStatus.FAILED, reason, is_unreachable=not may_cost, may_cost=may_cost)
     endpoint.limits.learn(answer.headers.raw)
     if not answer.is_success:
         return _judged(read_failure(answer.status_code, answer.headers, answer.text), endpoint, empty)
