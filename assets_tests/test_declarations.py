@@ -46,7 +46,7 @@ def test_the_shipped_declarations_are_right() -> None:
         16,
         0.01,
     )
-    assert paper.annotation.annotators == ["gpt-3.5-turbo", "gpt-4", "local-vllm"]
+    assert paper.annotation.annotators == ["gpt-3.5-turbo", "gpt-4", "local-vllm", "consensus"]
 
 
 def test_all_mistakes_are_found_at_once(root: Path) -> None:

@@ -70,6 +70,15 @@ def test_an_edited_prompt_is_seen_on_every_asset_that_it_reaches(copied: Path, i
     assert watched(copied, instance, second.cursor).asset_events == []
 
 
+def test_a_check_is_reported_again_after_its_asset_was_made(copied: Path, instance: dg.DagsterInstance) -> None:
+    """The event of a materialization may come after the check that saw its rows: the next look reports once more."""
+    first = watched(copied, instance)
+    instance.report_runless_asset_event(dg.AssetMaterialization("report"))
+    again = watched(copied, instance, first.cursor)
+    assert [event.asset_key.to_user_string() for event in again.asset_events] == ["report"]
+    assert watched(copied, instance, again.cursor).asset_events == []
+
+
 def test_broken_declarations_are_said_and_change_no_check(copied: Path, instance: dg.DagsterInstance) -> None:
     """While a declaration cannot be read, both sensors say why and do nothing."""
     edit_yaml(copied / "declarations" / "profiles" / "demo.yaml", "tagger", "epochs", value=-1)

@@ -138,18 +138,13 @@ def watch_declarations(context: dg.SensorEvaluationContext, project: ProjectReso
         opened = project.open()
     except DeclarationError as error:
         return dg.SensorResult(skip_reason=f"the declarations have {len(error.problems)} mistake(s): {error}")
-    with opened.warehouse.reading():
-        plan = _plan_of(opened)
-        made = {
-            row["asset"]: row["last"]
-            for row in opened.warehouse.query(
-                "select asset, max(materialized_at)::varchar as last from materializations group by asset"
-            )
-        }
+    found = verdicts(_plan_of(opened))
+    # by Dagster's own record: a check that is reported before the event of its materialization counts as older
+    events = context.instance.get_latest_materialization_events([dg.AssetKey(one.asset) for one in found])
+    made = {key.to_user_string(): event.timestamp if event else None for key, event in events.items()}
     seen: dict[str, str] = json.loads(context.cursor or "{}")
-    found = verdicts(plan)
     now = {one.asset: content_version([one.sentence, made.get(one.asset)]) for one in found}
-    events = [
+    evaluations = [
         dg.AssetCheckEvaluation(
             asset_key=dg.AssetKey(one.asset),
             check_name=CHECK,
@@ -161,7 +156,7 @@ def watch_declarations(context: dg.SensorEvaluationContext, project: ProjectReso
         for one in found
         if seen.get(one.asset) != now[one.asset]
     ]
-    return dg.SensorResult(asset_events=events, cursor=json.dumps(now))
+    return dg.SensorResult(asset_events=evaluations, cursor=json.dumps(now))
 
 
 @dg.sensor(

@@ -37,9 +37,11 @@ TRANSIENT: list[Callable[[Question], Reply]] = [
     lambda question: error(503, "overloaded"),
     lambda question: Reply("", 200),
     lambda question: Reply(completion(found(question)).body, cut_at=20),
+    lambda question: Reply(completion(found(question)).body, cut_at=0),
     lambda question: Reply(completion(found(question)).body, delay_s=3),
 ]
 LASTING: list[Callable[[Question], Reply]] = [
+    lambda question: Reply(completion(found(question)).body.replace("fake-1", "another-model")),
     lambda question: completion("I see no way to do that."),
     lambda question: completion(None, refusal="I cannot help with that."),
     lambda question: completion(found(question)[:9], finish_reason="length"),
