@@ -158,3 +158,25 @@ def test_the_grammar_has_the_labels_and_other() -> None:
 def test_a_word_answer_names_one_choice_or_none(text: str, label: str | None) -> None:
     """A word answer is a label or ``other`` when it names exactly one, else unreadable."""
     assert parse_word_answer(text, LABELS) == label
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"entities": [{"entity": "DRUG", "text": "tamoxifen"}]}',
+        '{"entities": ["tamoxifen"]}',
+        '{"DRUG": [{"name": "x"}]}',
+        '{"error": {}}',
+        '{"meta": {}, "found": ["tamoxifen"]}',
+    ],
+)
+def test_trap_11_an_answer_of_which_nothing_can_be_read_is_malformed(answer: str) -> None:
+    """Something was answered, in a shape that nobody asked for: never a note without entities."""
+    status, mentions, reason = parse_json_answer(answer, ["DRUG", "PROCEDURE"])
+    assert (status, mentions, reason != "") == (AnswerStatus.MALFORMED, (), True)
+
+
+@pytest.mark.parametrize("answer", ["{}", '{"DRUG": [], "PROCEDURE": []}', '{"entities": []}'])
+def test_an_empty_answer_says_that_there_is_nothing(answer: str) -> None:
+    """The shapes that were asked for, without a mention."""
+    assert parse_json_answer(answer, ["DRUG", "PROCEDURE"]) == (AnswerStatus.ANNOTATED, (), "")

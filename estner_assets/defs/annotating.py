@@ -15,7 +15,7 @@ from estner_assets.ner.parsing import AnswerStatus, Mention
 from estner_assets.ner.spans import Span
 from estner_assets.resources.gold import read_doccano
 from estner_assets.resources.records import SourceError
-from estner_assets.settings import LexiconAnnotator, LlmAnnotator, ReferenceAnnotator
+from estner_assets.settings import LexiconAnnotator, LlmAnnotator, Price, ReferenceAnnotator
 from estner_assets.shares import share_of
 from estner_assets.tables import Row
 
@@ -152,9 +152,7 @@ def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], source:
                 "model_version": answer.model_version,
                 "prompt_tokens": answer.prompt_tokens,
                 "completion_tokens": answer.completion_tokens,
-                "cost": cost(price, answer.prompt_tokens, answer.completion_tokens, is_batch=is_batch)
-                if price
-                else None,
+                "cost": _cost(price, answer, is_batch),
                 "currency": price.currency if price else None,
                 "request_keys": list(answer.request_keys),
             }
@@ -162,8 +160,11 @@ def _llm_rows(step: Step, annotator: LlmAnnotator, notes: Sequence[Row], source:
     return rows
 
 
-def _tokens(answer: "NoteAnswer") -> tuple[int, int]:
-    return answer.prompt_tokens, answer.completion_tokens
+def _cost(price: Price | None, answer: "NoteAnswer", is_batch: bool) -> Decimal | None:
+    """Return what the stored answers to a note cost; None where no price is known, or no tokens were counted."""
+    if price is None or (answer.request_keys and not answer.prompt_tokens and not price.is_free):
+        return None
+    return cost(price, answer.prompt_tokens, answer.completion_tokens, is_batch=is_batch)
 
 
 def _check_answered(step: Step, answers: "Sequence[NoteAnswer]") -> None:

@@ -70,7 +70,7 @@ def annotate_notes(
     name = f"{annotator.key} x {prompt.key}"
     wall = Wall(vetted)
     if budget is not None:
-        budget.recover(store.get_many(budget.ledger.abandoned()))
+        budget.recover(store.get_many(budget.abandoned()))
     with open_endpoint(annotator, progress) as endpoint:
 
         def asked(requests: Sequence[Request], what: str) -> dict[str, Response]:

@@ -20,6 +20,8 @@ from estner_assets.llm.wall import Wall
 from estner_assets.ner.parsing import AnswerStatus
 from estner_assets.settings import LlmAnnotator
 
+__all__ = ["LIMITS", "BatchLimits", "ask_in_batches"]
+
 LIMITS = BatchLimits()
 
 

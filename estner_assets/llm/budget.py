@@ -226,10 +226,10 @@ class Ledger:
             connection.execute("delete from calls where id = ?", [call.id])
             self._add({total: -call.reserved for total in call.totals})
 
-    def abandoned(self) -> list[str]:
+    def abandoned(self, cell: str | None = None) -> list[str]:
         """Return the keys, oldest first, of reservations whose process is gone: they may have been charged."""
         with self._lock:
-            return [call.key for call in self._abandoned()]
+            return [call.key for call in self._abandoned() if cell in (None, call.cell)]
 
     def recover(self, actual: Mapping[str, int | None]) -> int:
         """Settle abandoned reservations whose answer turned up, and return how many.
@@ -374,9 +374,13 @@ class Budget:
 
     def recover(self, stored: Mapping[str, Response]) -> int:
         """Settle what dead processes reserved for requests that have an answer by now; return how many."""
-        abandoned = [] if self._is_free else self.ledger.abandoned()
+        abandoned = self.abandoned()
         answered = {key: self._actual(stored[key]) for key in abandoned if key in stored}
         return self.ledger.recover(answered) if answered else 0
+
+    def abandoned(self) -> list[str]:
+        """Return the keys that dead processes reserved for this cell: those of others have other prices."""
+        return [] if self._is_free else self.ledger.abandoned(self.account.cell)
 
     def spent(self) -> list[Spending]:
         """Return what the cell has cost in this build, by currency; nothing where it is free."""
@@ -390,7 +394,7 @@ class Budget:
         return 0 if self.price is None else micros(worst_case(self.price, request, self.is_batch))
 
     def _actual(self, response: Response) -> int | None:
-        if self.price is None or response.prompt_tokens <= 0:
+        if self.price is None or response.prompt_tokens <= 0 or (response.text and response.completion_tokens <= 0):
             return None
         tokens = response.prompt_tokens, response.completion_tokens
         return micros(cost(self.price, *tokens, is_batch=self.is_batch))

@@ -43,10 +43,10 @@ def read_completion(body: str, response: Response) -> Response:
             text=str(text or ""),
             finish_reason=choice.get("finish_reason"),
             model_version=_model_version(value),
-            prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            completion_tokens=int(usage.get("completion_tokens") or 0),
+            prompt_tokens=max(0, int(usage.get("prompt_tokens") or 0)),
+            completion_tokens=max(0, int(usage.get("completion_tokens") or 0)),
         )
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise BrokenBody(f"the body holds no chat completion: {body[:200]!r}") from error
     return _judged(read, str(refusal or ""))
 

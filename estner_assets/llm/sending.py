@@ -197,10 +197,10 @@ async def _once(
             answer = await endpoint.post(_body(request, endpoint, form))
     except (openai.APITimeoutError, httpx2.TimeoutException, TimeoutError):
         return _Retry(AnswerStatus.TIMED_OUT, f"no answer within {timeout_s:g} s", is_overload=True, may_cost=True)
-    except (openai.APIConnectionError, httpx2.TransportError) as error:
-        cause = type(error.__cause__ if isinstance(error, openai.APIConnectionError) else error).__name__
-        may_cost = not isinstance(error, openai.APIConnectionError | httpx2.ConnectError)
-        reason = f"no connection to {endpoint.host} ({cause})"
+    except (openai.APIConnectionError, httpx2.RequestError) as error:
+        cause = error.__cause__ or error if isinstance(error, openai.APIConnectionError) else error
+        may_cost = not isinstance(cause, httpx2.ConnectError)
+        reason = f"no connection to {endpoint.host} ({type(cause).__name__})"
         return _Retry(AnswerStatus.FAILED, reason, is_unreachable=not may_cost, may_cost=may_cost)
     endpoint.limits.learn(answer.headers.raw)
     if not answer.is_success:
@@ -220,7 +220,9 @@ def _judged(failure: Failure, endpoint: Endpoint, empty: Response) -> Answer | _
     if failure.status_code in RETRIED or failure.status_code >= 500:
         reason = f"status {failure.status_code}: {endpoint.redacted(failure.message)}"
         is_overload, is_refusal = failure.status_code in OVERLOADED, failure.status_code in REFUSED
-        return _Retry(AnswerStatus.FAILED, reason, failure.retry_after_s, is_overload, is_refusal)
+        # a gateway that gives up does not stop the server behind it
+        may_cost = not (is_overload or is_refusal)
+        return _Retry(AnswerStatus.FAILED, reason, failure.retry_after_s, is_overload, is_refusal, may_cost=may_cost)
     return failure
 
 

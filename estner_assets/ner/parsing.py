@@ -69,6 +69,8 @@ class _Found:
         self.is_answer = False
         self.has_json = False
         self.dropped = 0
+        self.unreadable = 0
+        """Of the dropped, those that may have named an entity that was asked for."""
 
     def label(self, name: object) -> str | None:
         folded = name.strip().casefold() if isinstance(name, str) else ""
@@ -132,6 +134,9 @@ def _parsed(text: str, labels: Sequence[str], read: Callable[[str], _Found]) -> 
         unknown = f"no known label in the JSON; expected {', '.join(labels)}"
         return Parsed(AnswerStatus.MALFORMED, (), unknown if found.has_json else "no JSON object in the answer")
     reason = f"{found.dropped} malformed or unknown entities dropped" if found.dropped else ""
+    if found.unreadable and not found.mentions():
+        # something was named, and none of it could be read: that is not "no entities"
+        return Parsed(AnswerStatus.MALFORMED, (), reason)
     return Parsed(AnswerStatus.ANNOTATED, found.mentions(), reason)
 
 
@@ -139,6 +144,7 @@ def _found(values: Sequence[object], labels: Sequence[str]) -> _Found:
     found = _Found(labels)
     found.has_json = bool(values)
     for value in values:
+        found.is_answer = found.is_answer or value == {}
         _read(value, found)
     return found
 
@@ -212,7 +218,8 @@ def _read_object(value: Mapping[str, Any], found: _Found) -> None:
                 _read_single(item, found)
             else:
                 found.dropped += 1
-    elif any(found.label(key) for key in value) or not value:
+                found.unreadable += 1
+    elif any(found.label(key) for key in value):
         found.is_answer = True
         for key, items in value.items():
             _read_list(key, items, found)
@@ -226,6 +233,7 @@ def _read_single(item: Mapping[str, Any], found: _Found) -> None:
     label, text = found.label(item.get("label")), _mention_text(item.get("text"))
     if label is None or text is None:
         found.dropped += 1
+        found.unreadable += text is None or not isinstance(item.get("label"), str)
     elif text.casefold() not in _NOTHING:
         found.singles.append(Mention(label, text))
 
@@ -237,7 +245,9 @@ def _read_list(key: str, items: object, found: _Found) -> None:
         found.dropped += len(texts)
         return
     # null stands for "none of these", as the empty list does
-    found.dropped += 0 if items is None else texts.count(None)
+    lost = 0 if items is None else texts.count(None)
+    found.dropped += lost
+    found.unreadable += lost
     found.lists[label] = [text for text in texts if text is not None and text.casefold() not in _NOTHING]
 
 
