@@ -23,6 +23,7 @@ from assets_tests.builds import (
 )
 from assets_tests.llm.fake_openai import FakeOpenAI
 from assets_tests.projects import PROMPT, edit_yaml
+from estner_assets.graph import NODES
 from estner_assets.planner import Planner
 from estner_assets.project import Project
 from estner_assets.resources.lineage import Partition
@@ -116,6 +117,23 @@ def test_settings_reach_only_what_uses_them(copied: Path, server: FakeOpenAI) ->
     assets = {partition.partition("[")[0] for partition in remade(copied)}
     assert {"ner_models", "learning_curves"} <= assets
     assert assets <= {"ner_models", "predictions", "evaluation", "learning_curves"} | FINAL_ASSETS
+    assert server.questions == []
+
+
+def test_other_records_reach_everything_and_answers_stay(copied: Path, server: FakeOpenAI) -> None:
+    """All that is made from records is remade; only texts without an answer are asked about; back again, none is."""
+    texts = "select distinct v.text from annotations a join vetted_notes v using (note_id) where a.annotator = 'stub'"
+    answered = {row["text"] for row in rows(copied, texts)}
+    original = (copied / "data" / "records.csv").read_text(encoding="utf-8")
+    change_records(copied)
+    assets = {one.partition("[")[0] for one in remade(copied)}
+    untouched = {"prompts", "annotators", "gold_documents", "gold_spans", "consensus"}
+    assert assets == set(NODES) - untouched
+    asked = {row["text"] for row in rows(copied, texts)} - answered
+    assert (len(server.questions), bool(asked)) == (len(asked), True)
+    server.questions.clear()
+    (copied / "data" / "records.csv").write_text(original, encoding="utf-8")
+    remade(copied)
     assert server.questions == []
 
 
