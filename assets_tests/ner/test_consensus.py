@@ -249,7 +249,7 @@ def test_many_cells_are_fast(method: str) -> None:
         name: [replace(d, document_id=f"{d.document_id}-{part}") for part in range(5) for d in documents]
         for name, documents in some.items()
     }
-    began = time.perf_counter()
+    began = time.process_time()
     result = consensus(cells, LABELS, method)
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 3
     assert len(result) == 2000

@@ -74,11 +74,11 @@ def test_a_thousand_notes_choose_from_a_thousand_texts_in_seconds() -> None:
     """Choosing is far cheaper than asking (measured: about a second on one core)."""
     rng = random.Random(2)
     texts = [" ".join("".join(rng.choices("aeiklmnorstuõä", k=7)) for _ in range(35)) for _ in range(2_000)]
-    began = time.perf_counter()
+    began = time.process_time()
     pool = ExamplePool(texts[:1_000], "similar", 4, seed=0)
     chosen = [pool.chosen(text) for text in texts[1_000:]]
     assert {len(one) for one in chosen} == {4}
-    assert time.perf_counter() - began < 15
+    assert time.process_time() - began < 15
 
 
 @pytest.mark.parametrize(

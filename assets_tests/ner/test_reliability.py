@@ -174,7 +174,7 @@ def test_many_annotators_are_fast() -> None:
         ]
         for index in range(20)
     }
-    began = time.perf_counter()
+    began = time.process_time()
     result = reliability(cells, LABELS)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert (result.annotators, result.complete_notes) == (20, 1000)

@@ -48,10 +48,10 @@ def test_every_character_but_white_space_is_in_exactly_one_token() -> None:
 def test_tokens_of_a_long_text_take_time_linear_in_its_length() -> None:
     """Twenty times the text takes about twenty times as long, even where a word never seems to end."""
     for piece in ("a-", "a'", "1,", "o\u0308"):
-        began = time.perf_counter()
+        began = time.process_time()
         tokens = tokenize(piece * 100_000)
         assert tokens[0].start == 0
-        assert time.perf_counter() - began < 3
+        assert time.process_time() - began < 3
 
 
 def test_demo_gold_begins_and_ends_at_token_boundaries() -> None:
